@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * limits.h: memory and process limits of a sandbox, by what the machine has: a cgroup v2 that
+ * may be divided, cgroup v1 controllers, else resource limits of each process. Which kind is in
+ * force is known and shown; a limit that was promised and cannot be set is an error.
+ */
+#pragma once
+
+#include "sandbox/policy.h"
+
+enum limits_kind { LIMITS_CGROUP2, LIMITS_CGROUP1, LIMITS_PROCESS };
+
+#define LIMITS_GROUPS 2 /* v1: memory and pids; v2: one */
+
+struct limits {
+    enum limits_kind kind;
+    char path[LIMITS_GROUPS][512]; /* of the groups made */
+    int group[LIMITS_GROUPS];      /* directory descriptors, or -1 */
+    uint64_t memory;               /* bytes */
+    uint64_t pids;
+    uint64_t oom_kills; /* seen so far */
+};
+#define LIMITS_EMPTY ((struct limits){.group = {-1, -1}})
+
+/* Makes the groups. Groups that an earlier broker left are removed on the way. */
+int limits_make(const struct policy *policy, struct limits *ret, struct err *err);
+/* Puts a process into them. It and all its children are counted from here on. */
+int limits_enter(const struct limits *limits, pid_t pid, struct err *err);
+/* Removes the groups; their processes must be gone. */
+void limits_release(struct limits *limits);
+
+/* "memory 2 GiB (cgroup v1), 1024 processes" */
+void limits_describe(const struct limits *limits, char *into, size_t size);
+/* If a limit struck since the last call, one sentence that says so; else "". Sets *peak to the
+ * most memory that was in use, 0 where that is not counted. */
+void limits_cause(struct limits *limits, int wait_status, char *into, size_t size, uint64_t *peak);
+
+/* Resource limits of the calling process: all kinds. */
+int limits_process(const struct policy *policy, enum limits_kind kind, struct err *err);

@@ -1,0 +1,646 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "sandbox/mounts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Names of the new mount calls, for C libraries that do not wrap them yet. */
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+#ifndef OPEN_TREE_CLOEXEC
+#define OPEN_TREE_CLOEXEC O_CLOEXEC
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef MOVE_MOUNT_F_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 0x4
+#endif
+#ifndef MOVE_MOUNT_T_EMPTY_PATH
+#define MOVE_MOUNT_T_EMPTY_PATH 0x40
+#endif
+#define ATTR_RDONLY 0x1
+#define ATTR_NOSUID 0x2
+#define ATTR_NODEV 0x4
+#define ATTR_NOEXEC 0x8
+#define ATTR_IDMAP 0x100000
+struct attributes {
+    uint64_t set, clear, propagation, userns;
+};
+
+static int
+take_tree(int fd, const char *path, unsigned flags)
+{
+    return (int)syscall(SYS_open_tree, fd, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags);
+}
+
+static int
+set_attributes(int fd, const char *path, unsigned flags, struct attributes attr)
+{
+    return (int)syscall(SYS_mount_setattr, fd, path, flags, &attr, sizeof attr);
+}
+
+static int
+attach(int tree, int dir, const char *path)
+{
+    return (int)syscall(SYS_move_mount, tree, "", dir, path, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+/*** The list ***/
+
+/* Directories of the system at the top; on merged-usr systems most are symbolic links. */
+static const char *const system_top[] = {"/usr",   "/bin",   "/sbin",  "/lib",
+                                         "/lib32", "/lib64", "/libx32"};
+
+/* What programs need of /etc and what tells nothing about the host's users and services.
+ * The rest of /etc does not exist inside. */
+static const char *const system_etc[] = {
+    "/etc/alternatives", "/etc/bash.bashrc", "/etc/ca-certificates", "/etc/ca-certificates.conf",
+    "/etc/debian_version", "/etc/fonts", "/etc/gai.conf", "/etc/inputrc", "/etc/ld.so.cache",
+    "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/locale.alias", "/etc/magic",
+    "/etc/matplotlibrc", "/etc/mime.types", "/etc/os-release", "/etc/pki/ca-trust",
+    "/etc/pki/tls/certs", "/etc/protocols", "/etc/python3", "/etc/services", "/etc/shells",
+    "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/terminfo", "/etc/timezone",
+    "/usr/share/zoneinfo"};
+
+static struct mount_entry *
+add_entry(struct mount_view *view, enum mount_kind kind, const char *source, const char *target)
+{
+    struct mount_entry *e =
+        realloc(view->entry, (view->len + 1) * sizeof *e);
+
+    if (!e)
+        return NULL;
+    view->entry = e;
+    e += view->len;
+    *e = (struct mount_entry){.kind = kind, .mode = 0755, .tree = -1};
+    e->target = strdup(target);
+    e->source = source ? strdup(source) : NULL;
+    if (!e->target || (source && !e->source)) {
+        free(e->target);
+        free(e->source);
+        return NULL;
+    }
+    view->len++;
+    return e;
+}
+
+static int
+add_memory(struct mount_view *view, const char *target, uint64_t size, unsigned mode)
+{
+    struct mount_entry *e = add_entry(view, MOUNT_MEMORY, NULL, target);
+
+    if (!e)
+        return -1;
+    e->size = size;
+    e->mode = mode;
+    return 0;
+}
+
+static int
+add_system(struct mount_view *view)
+{
+    for (size_t i = 0; i < countof(system_top); i++) {
+        char target[256];
+        ssize_t len = readlink(system_top[i], target, sizeof target - 1);
+        struct mount_entry *e;
+
+        if (len > 0) {
+            target[len] = 0;
+            if (strv_add(&view->links, target) < 0 || strv_add(&view->links, system_top[i]) < 0)
+                return -1;
+            continue;
+        }
+        if (!(e = add_entry(view, MOUNT_READ_ONLY, system_top[i], system_top[i])))
+            return -1;
+        e->optional = 1;
+    }
+    for (size_t i = 0; i < countof(system_etc); i++) {
+        struct mount_entry *e = add_entry(view, MOUNT_READ_ONLY, system_etc[i], system_etc[i]);
+        if (!e)
+            return -1;
+        e->optional = 1;
+    }
+    return 0;
+}
+
+static int
+covered(const struct policy *p, const char *path)
+{
+    for (size_t i = 0; i < countof(system_top); i++)
+        if (path_within(path, system_top[i]))
+            return 1;
+    for (size_t i = 0; i < p->paths.len; i++)
+        if (strcmp(p->paths.item[i], path) != 0 && path_within(path, p->paths.item[i]) &&
+            !(path_within(p->workdir, p->paths.item[i]) && path_within(path, p->workdir)))
+            return 1;
+    return 0;
+}
+
+static int
+add_paths(struct mount_view *view, const struct policy *p)
+{
+    for (size_t i = 0; i < p->paths.len; i++) {
+        const char *path = p->paths.item[i];
+        struct mount_entry *e;
+
+        /* The working directory stays writable though Python has it on its path, too. */
+        if (covered(p, path) || (!p->private_workdir && strcmp(path, p->workdir) == 0))
+            continue;
+        if (!(e = add_entry(view, MOUNT_READ_ONLY, path, path)))
+            return -1;
+        e->optional = 1;
+        e->mapped = 1;
+        e->no_symlinks = !p->private_workdir && path_within(path, p->workdir);
+    }
+    return 0;
+}
+
+static int
+by_target(const void *a, const void *b)
+{
+    const struct mount_entry *x = a, *y = b;
+
+    return strcmp(x->target, y->target);
+}
+
+/* Two entries of one target: the later in the list wins (the working directory over the home). */
+static void
+drop_hidden(struct mount_view *view)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < view->len; i++) {
+        int again = 0;
+        for (size_t k = i + 1; k < view->len; k++)
+            again |= strcmp(view->entry[i].target, view->entry[k].target) == 0;
+        if (again) {
+            free(view->entry[i].source);
+            free(view->entry[i].target);
+        } else {
+            view->entry[kept++] = view->entry[i];
+        }
+    }
+    view->len = kept;
+}
+
+int
+view_make(const struct policy *p, struct mount_view *ret, struct err *err)
+{
+    scoped(view_release) struct mount_view view = {0};
+    struct mount_entry *e;
+
+    if (add_system(&view) < 0 || add_memory(&view, "/tmp", p->tmp_size, 01777) < 0 ||
+        add_memory(&view, "/var/tmp", p->tmp_size / 2, 01777) < 0 ||
+        add_memory(&view, "/run", 16 << 20, 01777) < 0 ||
+        add_memory(&view, p->home, p->tmp_size, 0777) < 0 || add_paths(&view, p) < 0)
+        return err_errno(err, "list the mounts");
+    e = add_entry(&view, MOUNT_READ_WRITE, p->private_workdir ? p->state : p->workdir, p->workdir);
+    if (!e)
+        return err_errno(err, "list the mounts");
+    e->mapped = 1;
+    drop_hidden(&view);
+    /* A directory sorts before what lies in it: so it is mounted first. */
+    qsort(view.entry, view.len, sizeof *view.entry, by_target);
+    *ret = view;
+    view = (struct mount_view){0}; /* moved to the caller */
+    return 0;
+}
+
+void
+view_release(struct mount_view *view)
+{
+    for (size_t i = 0; i < view->len; i++) {
+        free(view->entry[i].source);
+        free(view->entry[i].target);
+        fd_close(&view->entry[i].tree);
+    }
+    free(view->entry);
+    strv_release(&view->links);
+    *view = (struct mount_view){0};
+}
+
+/*** Taking ***/
+
+/* A user namespace that exists only to name a mapping: `inside` on disk is `outside` as seen. */
+static int
+make_mapping(uid_t uid, gid_t gid, uid_t as_uid, gid_t as_gid, struct err *err)
+{
+    char path[64], line[64];
+    int fd = -1, status, r = -1;
+    int gate[2];
+    pid_t pid;
+
+    if (pipe2(gate, O_CLOEXEC) < 0)
+        return err_errno(err, "make a pipe");
+    pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) {
+        char c;
+        close(gate[1]);
+        _exit(read(gate[0], &c, 1) == 0 ? 0 : 1);
+    }
+    close(gate[0]);
+    if (pid < 0) {
+        err_errno(err, "make a user namespace for an id-mapped mount");
+        goto out;
+    }
+    snprintf(path, sizeof path, "/proc/%d/uid_map", (int)pid);
+    snprintf(line, sizeof line, "%u %u 1", uid, as_uid);
+    if (file_write(AT_FDCWD, path, line) < 0) {
+        err_errno(err, "write '%s'", path);
+        goto out;
+    }
+    snprintf(path, sizeof path, "/proc/%d/gid_map", (int)pid);
+    snprintf(line, sizeof line, "%u %u 1", gid, as_gid);
+    if (file_write(AT_FDCWD, path, line) < 0) {
+        err_errno(err, "write '%s'", path);
+        goto out;
+    }
+    snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    r = fd < 0 ? err_errno(err, "open '%s'", path) : 0;
+out:
+    close(gate[1]);
+    if (pid > 0)
+        waitpid(pid, &status, 0);
+    return r < 0 ? -1 : fd;
+}
+
+struct mapping {
+    uid_t uid;
+    gid_t gid;
+    int fd;
+};
+
+static int
+map_tree(const struct mount_entry *e, const struct stat *st, uid_t uid, gid_t gid,
+         struct mapping *cache, struct err *err)
+{
+    struct attributes attr = {.set = ATTR_IDMAP};
+
+    if (st->st_uid == uid)
+        return 0;
+    if (cache->fd < 0 || cache->uid != st->st_uid || cache->gid != st->st_gid) {
+        fd_close(&cache->fd);
+        cache->fd = make_mapping(st->st_uid, st->st_gid, uid, gid, err);
+        if (cache->fd < 0)
+            return -1;
+        cache->uid = st->st_uid;
+        cache->gid = st->st_gid;
+    }
+    attr.userns = (uint64_t)cache->fd;
+    if (set_attributes(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) == 0)
+        return 0;
+    /* A read-only tree may still be readable by everybody; a working directory would not be
+     * writable, and its files would belong to nobody. */
+    if (e->kind == MOUNT_READ_ONLY)
+        return 0;
+    return err_errno(err,
+                     "id-map '%s' (its file system cannot; run husk as the owner of the directory)",
+                     e->source);
+}
+
+static int
+take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping *cache,
+           struct err *err)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC,
+                           .resolve = RESOLVE_NO_MAGICLINKS};
+    struct attributes attr = {.set = ATTR_NOSUID | ATTR_NODEV};
+    scoped(fd_close) int fd = -1;
+    struct stat st;
+
+    if (e->no_symlinks)
+        how.resolve |= RESOLVE_NO_SYMLINKS;
+    fd = (int)syscall(SYS_openat2, AT_FDCWD, e->source, &how, sizeof how);
+    if (fd < 0 && e->optional && (errno == ENOENT || errno == ENOTDIR || errno == EACCES ||
+                                  (errno == ELOOP && e->no_symlinks)))
+        return 0;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_errno(err, "open '%s'", e->source);
+    if (!S_ISDIR(st.st_mode) && !(S_ISREG(st.st_mode) && e->kind == MOUNT_READ_ONLY))
+        return err_set(err, EINVAL, "'%s' is no directory", e->source);
+    e->tree = take_tree(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
+    if (e->tree < 0)
+        return err_errno(err, "take '%s'", e->source);
+    if (e->kind == MOUNT_READ_ONLY)
+        attr.set |= ATTR_RDONLY;
+    if (set_attributes(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0)
+        return err_errno(err, "restrict '%s'", e->source);
+    return map && e->mapped ? map_tree(e, &st, uid, gid, cache, err) : 0;
+}
+
+int
+view_take(struct mount_view *view, int map, uid_t uid, gid_t gid, struct err *err)
+{
+    struct mapping cache = {.fd = -1};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < view->len; i++)
+        if (view->entry[i].source && view->entry[i].tree < 0)
+            r = take_entry(&view->entry[i], map, uid, gid, &cache, err);
+    fd_close(&cache.fd);
+    return r;
+}
+
+/*** Attaching ***/
+
+/* Makes the directories above `path` and, as its kind asks, the mount point itself, and returns
+ * a descriptor of it. Inside a shared tree everything exists already, or is made there. Follows
+ * no symbolic link: another sandbox may be writing in the same directory just now. */
+static int
+open_point(int root, const char *path, int directory, struct err *err)
+{
+    scoped(fd_close) int dir = fcntl(root, F_DUPFD_CLOEXEC, 3);
+    char name[NAME_MAX + 1];
+
+    for (const char *at = path + 1; *at;) {
+        size_t len = strcspn(at, "/");
+        int last = at[len] == 0, next;
+
+        if (len > NAME_MAX)
+            return err_set(err, ENAMETOOLONG, "make '%s'", path);
+        memcpy(name, at, len);
+        name[len] = 0;
+        if (last && !directory) {
+            next = openat(dir, name, O_CREAT | O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
+        } else {
+            if (mkdirat(dir, name, 0755) < 0 && errno != EEXIST && errno != EROFS)
+                return err_errno(err, "make '%s'", path);
+            next = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        }
+        if (next < 0)
+            return err_errno(err, "make '%s'", path);
+        fd_close(&dir);
+        dir = next;
+        at += len + !last;
+    }
+    root = dir;
+    dir = -1; /* moved to the caller */
+    return root;
+}
+
+static int
+make_point(int root, const char *path, int directory, struct err *err)
+{
+    scoped(fd_close) int fd = open_point(root, path, directory, err);
+
+    return fd < 0 ? -1 : 0;
+}
+
+/* mount(2) onto a path below root: by /proc/self/fd, so that the descriptor says which root. */
+static int
+mount_at(int root, const char *path, const char *type, unsigned long flags, const char *data,
+         struct err *err)
+{
+    if (fchdir(root) < 0)
+        return err_errno(err, "enter the new root");
+    if (mount(type, path + 1, type, flags, data) < 0)
+        return err_errno(err, "mount %s at '%s'", type, path);
+    return 0;
+}
+
+static int
+attach_memory(const struct mount_entry *e, int root, struct err *err)
+{
+    char data[96];
+
+    /* Inodes cost memory too, and the size option does not count them. */
+    snprintf(data, sizeof data, "mode=%o,size=%llu,nr_inodes=%llu", e->mode,
+             (unsigned long long)e->size, (unsigned long long)(e->size >> 12) + 1024);
+    if (make_point(root, e->target, 1, err) < 0)
+        return -1;
+    return mount_at(root, e->target, "tmpfs", MS_NOSUID | MS_NODEV, data, err);
+}
+
+int
+view_attach(const struct mount_view *view, int root, struct err *err)
+{
+    struct stat st;
+
+    for (size_t i = 0; i + 1 < view->links.len; i += 2)
+        if (symlinkat(view->links.item[i], root, view->links.item[i + 1] + 1) < 0)
+            return err_errno(err, "link '%s'", view->links.item[i + 1]);
+    for (size_t i = 0; i < view->len; i++) {
+        const struct mount_entry *e = &view->entry[i];
+        scoped(fd_close) int point = -1;
+        if (e->kind == MOUNT_MEMORY) {
+            if (attach_memory(e, root, err) < 0)
+                return -1;
+            continue;
+        }
+        if (e->tree < 0)
+            continue;
+        if (fstat(e->tree, &st) < 0)
+            return err_errno(err, "look at '%s'", e->source);
+        point = open_point(root, e->target, S_ISDIR(st.st_mode), err);
+        if (point < 0)
+            return err_wrap(err, "show '%s'", e->source);
+        if (syscall(SYS_move_mount, e->tree, "", point, "",
+                    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
+            return err_errno(err, "attach '%s'", e->target);
+    }
+    return 0;
+}
+
+/*** The made parts ***/
+
+int
+mounts_stage(int *ret, struct err *err)
+{
+    int fd;
+
+    /* Any directory that exists everywhere will do: what it hides is seen by this process
+     * only, and all trees have been taken. */
+    if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=4096") < 0)
+        return err_errno(err, "mount a tmpfs for the new root");
+    fd = open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return err_errno(err, "open the new root");
+    *ret = fd;
+    return 0;
+}
+
+/* A bind of one path onto another below root, made read-only and harmless before it is seen. */
+static int
+cover(int root, const char *source, const char *path, struct err *err)
+{
+    struct attributes attr = {.set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC};
+    int from = *source == '/' ? AT_FDCWD : root;
+    scoped(fd_close) int tree = take_tree(from, source, AT_RECURSIVE);
+
+    if (tree < 0 || set_attributes(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0 ||
+        attach(tree, root, path) < 0)
+        return err_errno(err, "cover '/%s'", path);
+    return 0;
+}
+
+static int
+is_null_device(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+}
+
+int
+mounts_proc(int root, struct err *err)
+{
+    static const char *const files[] = {"proc/kcore",         "proc/keys",        "proc/kmsg",
+                                        "proc/timer_list",    "proc/sched_debug", "proc/kpagecount",
+                                        "proc/latency_stats", "proc/kpageflags",  "proc/kpagecgroup",
+                                        "proc/config.gz",     "proc/sysrq-trigger", "proc/vmallocinfo",
+                                        "proc/slabinfo",      "proc/modules",     "proc/kallsyms"};
+    static const char *const directories[] = {"proc/acpi", "proc/scsi", "proc/asound", "proc/driver",
+                                              "proc/fs"};
+    static const char *const frozen[] = {"proc/sys", "proc/bus", "proc/irq"};
+
+    if (make_point(root, "/proc", 1, err) < 0 ||
+        mount_at(root, "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, err) < 0)
+        return -1;
+    /* CVE-2025-31133: a /dev/null that is something else would be bound in its place. */
+    if (!is_null_device("/dev/null"))
+        return err_set(err, EINVAL, "'/dev/null' is not the null device");
+    for (size_t i = 0; i < countof(files); i++)
+        if (faccessat(root, files[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+            cover(root, "/dev/null", files[i], err) < 0)
+            return -1;
+    for (size_t i = 0; i < countof(directories); i++) {
+        char path[64];
+        snprintf(path, sizeof path, "/%s", directories[i]);
+        if (faccessat(root, directories[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+            mount_at(root, path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                     "size=4k,nr_inodes=2", err) < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < countof(frozen); i++)
+        if (faccessat(root, frozen[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+            cover(root, frozen[i], frozen[i], err) < 0)
+            return -1;
+    return 0;
+}
+
+int
+mounts_dev(int root, uint64_t shm_size, struct err *err)
+{
+    static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
+    static const char *const links[][2] = {{"/proc/self/fd", "dev/fd"},
+                                           {"/proc/self/fd/0", "dev/stdin"},
+                                           {"/proc/self/fd/1", "dev/stdout"},
+                                           {"/proc/self/fd/2", "dev/stderr"},
+                                           {"pts/ptmx", "dev/ptmx"}};
+    struct attributes attr = {.set = ATTR_NOSUID | ATTR_NOEXEC};
+    char data[96];
+
+    if (make_point(root, "/dev", 1, err) < 0 ||
+        mount_at(root, "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k,nr_inodes=64",
+                 err) < 0)
+        return -1;
+    for (size_t i = 0; i < countof(devices); i++) {
+        char source[32], target[32];
+        scoped(fd_close) int tree = -1;
+        snprintf(source, sizeof source, "/dev/%s", devices[i]);
+        snprintf(target, sizeof target, "/dev/%s", devices[i]);
+        if (make_point(root, target, 0, err) < 0)
+            return -1;
+        tree = take_tree(AT_FDCWD, source, 0);
+        if (tree < 0 || set_attributes(tree, "", AT_EMPTY_PATH, attr) < 0 ||
+            attach(tree, root, target + 1) < 0)
+            return err_errno(err, "show '%s'", source);
+    }
+    for (size_t i = 0; i < countof(links); i++)
+        if (symlinkat(links[i][0], root, links[i][1]) < 0)
+            return err_errno(err, "link '/%s'", links[i][1]);
+    snprintf(data, sizeof data, "mode=1777,size=%llu,nr_inodes=65536", (unsigned long long)shm_size);
+    if (make_point(root, "/dev/pts", 1, err) < 0 || make_point(root, "/dev/shm", 1, err) < 0 ||
+        make_point(root, "/dev/mqueue", 1, err) < 0 ||
+        mount_at(root, "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+                 "newinstance,ptmxmode=0666,mode=620", err) < 0 ||
+        mount_at(root, "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data, err) < 0 ||
+        mount_at(root, "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, err) < 0)
+        return -1;
+    return 0;
+}
+
+static int
+make_file(int root, const char *path, const char *text, struct err *err)
+{
+    scoped(fd_close) int fd =
+        openat(root, path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
+
+    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
+        return err_errno(err, "write '/%s'", path);
+    return 0;
+}
+
+int
+mounts_etc(const struct policy *policy, int root, struct err *err)
+{
+    char passwd[4600], group[128], hosts[128], zone[PATH_MAX];
+    ssize_t len = readlink("/etc/localtime", zone, sizeof zone - 1);
+
+    snprintf(passwd, sizeof passwd,
+             "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
+             "%s:x:%d:%d::%s:/bin/bash\n"
+             "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+             POLICY_USER, POLICY_UID, POLICY_UID, policy->home);
+    snprintf(group, sizeof group, "root:x:0:\n%s:x:%d:\nnogroup:x:65534:\n", POLICY_USER, POLICY_UID);
+    snprintf(hosts, sizeof hosts, "127.0.0.1 localhost %s\n::1 localhost ip6-localhost\n",
+             policy->id);
+    if (make_point(root, "/etc", 1, err) < 0 ||
+        make_file(root, "etc/passwd", passwd, err) < 0 ||
+        make_file(root, "etc/group", group, err) < 0 ||
+        make_file(root, "etc/hosts", hosts, err) < 0 ||
+        make_file(root, "etc/hostname", "husk\n", err) < 0 ||
+        make_file(root, "etc/nsswitch.conf",
+                  "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"
+                  "protocols: files\n",
+                  err) < 0 ||
+        make_file(root, "etc/resolv.conf", "# this sandbox has no network\n", err) < 0)
+        return -1;
+    if (len > 0) {
+        zone[len] = 0;
+        if (symlinkat(zone, root, "etc/localtime") < 0)
+            return err_errno(err, "link '/etc/localtime'");
+    }
+    if (symlinkat("/proc/self/mounts", root, "etc/mtab") < 0)
+        return err_errno(err, "link '/etc/mtab'");
+    if (symlinkat("/run", root, "var/run") < 0 || mkdirat(root, "var/lib", 0755) < 0 ||
+        mkdirat(root, "var/cache", 0755) < 0)
+        return err_errno(err, "make '/var'");
+    return 0;
+}
+
+int
+mounts_pivot(int root, struct err *err)
+{
+    /* pivot_root(".", ".") puts the old root on top of the new one; taking it away leaves no
+     * directory of the host behind (as runc and LXC do). */
+    if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
+        return err_errno(err, "change the root");
+    if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+        return err_errno(err, "let go of the old root");
+    return 0;
+}
+
+int
+mounts_seal(struct err *err)
+{
+    struct attributes attr = {.set = ATTR_RDONLY};
+
+    return set_attributes(AT_FDCWD, "/", 0, attr) < 0 ? err_errno(err, "make the root read-only") : 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * tables.c: the rows of interp.def and sandbox.def as data.
+ */
+#include "wall/interp.h"
+#include "wall/sandbox.h"
+
+#define ANY FRAME_ANY_PARTS
+
+const struct frame_rule interp_rules[FRAME_LIMIT] = {
+#define KERNEL INTERP_BY_KERNEL
+#define INTERP INTERP_BY_INTERP
+#define BOOT INTERP_BOOT
+#define IDLE INTERP_IDLE
+#define BUSY INTERP_BUSY
+#define FRAME(name_, handler, no, sender_, max_, min, many, when_, meaning)                     \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = when_},
+#include "wall/interp.def"
+#undef FRAME
+#undef KERNEL
+};
+
+const struct frame_rule sandbox_rules[FRAME_LIMIT] = {
+#define KERNEL SANDBOX_BY_KERNEL
+#define BROKER SANDBOX_BY_BROKER
+#define INIT SANDBOX_BY_INIT
+#define NEW SANDBOX_NEW
+#define READY SANDBOX_READY
+#define FRAME(name_, no, sender_, max_, min, many, fds_, when_, meaning)                        \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = when_,                                                                     \
+            .fds = fds_},
+#include "wall/sandbox.def"
+#undef FRAME
+};
