@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * _husk: the interpreter's half of the wall, as a Python extension (limited API, any 3.9 or
+ * newer). Frames of interp.def go over one socket; text goes into the ring (wall/ring.h).
+ *
+ * Nothing here is trusted by the supervisor, and nothing here is secret: user code can call it
+ * and can write to the socket itself. It has no thread, so that os.fork() in user code is as
+ * safe as without us; a forked child writes its text to descriptors 1 and 2 instead.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x03090000
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "wall/interp.h"
+#include "wall/ring.h"
+
+/* In every Python since 3.3 and in the limited API since 3.10: declared here for 3.9. */
+#if Py_LIMITED_API < 0x030a0000
+extern const char *PyUnicode_AsUTF8AndSize(PyObject *unicode, Py_ssize_t *size);
+#endif
+
+#define SEND_PARTS 64               /* parts of a frame that need no allocation */
+#define TEXT_CHUNK (RING_BYTES / 8) /* bytes: longer text is several records */
+
+static struct ring *ring;
+static uint8_t *ring_data;
+static const struct progress *progress;
+static int pipes[2] = {-1, -1}; /* own copies of 1 and 2: user code may redirect those */
+static uint64_t written[2];     /* bytes of the pipes when last told by a MARK */
+static uint32_t rung;           /* the last bell that was answered */
+static int forked;              /* 1 in children of the process that was started */
+static uint32_t current;        /* slot of the running (or last) cell */
+static PyObject *slot_getter;   /* callable: the slot of this context, or 0 */
+static struct buf in;           /* bytes of frames that came */
+static size_t in_used;          /* of them, already returned */
+static pthread_mutex_t out_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void
+after_fork(void)
+{
+    forked = 1;
+}
+
+/*** The ring ***/
+
+/* How many bytes were ever written to each pipe. The reader may be taking some just now: its
+ * sequence number tells, as with a seqlock. */
+static void
+count_written(uint64_t into[2])
+{
+    for (int tries = 0; tries < 100000; tries++) {
+        uint32_t seq = __atomic_load_n(&progress->seq, __ATOMIC_ACQUIRE);
+        int waiting[2] = {0, 0};
+
+        if (seq & 1)
+            continue;
+        for (int i = 0; i < 2; i++) {
+            ioctl(pipes[i], FIONREAD, &waiting[i]);
+            into[i] = __atomic_load_n(&progress->drained[i], __ATOMIC_RELAXED) + (uint64_t)waiting[i];
+        }
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (__atomic_load_n(&progress->seq, __ATOMIC_RELAXED) == seq)
+            return;
+    }
+}
+
+static uint64_t
+ring_free(void)
+{
+    return RING_BYTES - (ring->head - __atomic_load_n(&progress->tail, __ATOMIC_ACQUIRE));
+}
+
+static void
+ring_copy(uint64_t at, const void *from, size_t len)
+{
+    size_t start = at & (RING_BYTES - 1);
+    size_t first = len < RING_BYTES - start ? len : RING_BYTES - start;
+
+    memcpy(ring_data + start, from, first);
+    memcpy(ring_data, (const uint8_t *)from + first, len - first);
+}
+
+static void
+ring_put(uint32_t kind, uint32_t slot, const void *data, uint32_t len)
+{
+    struct ring_record r = {kind, slot, len};
+
+    ring_copy(ring->head, &r, sizeof r);
+    ring_copy(ring->head + sizeof r, data, len);
+    __atomic_store_n(&ring->head, ring->head + sizeof r + len, __ATOMIC_SEQ_CST);
+}
+
+/* Waits until the reader has made room. Runs signal handlers: a flood can be interrupted. */
+static int
+ring_wait(size_t want)
+{
+    while (ring_free() < want) {
+        struct timespec limit = {.tv_nsec = 100000000};
+        uint32_t seen = __atomic_load_n(&progress->tail_futex, __ATOMIC_ACQUIRE);
+
+        __atomic_store_n(&ring->stalled, 1, __ATOMIC_SEQ_CST);
+        if (ring_free() < want) {
+            Py_BEGIN_ALLOW_THREADS
+            syscall(SYS_futex, &progress->tail_futex, FUTEX_WAIT, seen, &limit, NULL, 0);
+            Py_END_ALLOW_THREADS
+        }
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int send_frame(struct frame frame, const struct bytes *parts, size_t nparts);
+
+static int
+ring_bell(void)
+{
+    uint32_t bell = __atomic_load_n(&progress->bell, __ATOMIC_SEQ_CST);
+
+    if (bell == 0 || bell == rung)
+        return 0;
+    rung = bell;
+    return send_frame((struct frame){.number = FRAME_DOORBELL, .mark = ring->head}, NULL, 0);
+}
+
+/* What children and C code have written so far comes before what follows. */
+static int
+put_mark(void)
+{
+    uint64_t now[2] = {written[0], written[1]};
+
+    count_written(now);
+    if (now[0] == written[0] && now[1] == written[1])
+        return 0;
+    if (ring_wait(sizeof(struct ring_record) + sizeof now) < 0)
+        return -1;
+    memcpy(written, now, sizeof now);
+    ring_put(RING_MARK, 0, now, sizeof now);
+    return 0;
+}
+
+static int
+put_text(uint32_t kind, uint32_t slot, const char *text, size_t len)
+{
+    if (put_mark() < 0)
+        return -1;
+    while (len) {
+        size_t n = len < TEXT_CHUNK ? len : TEXT_CHUNK;
+
+        while (n < len && ((unsigned char)text[n] & 0xc0) == 0x80)
+            n--; /* not inside a character */
+        if (ring_wait(sizeof(struct ring_record) + n) < 0)
+            return -1;
+        ring_put(kind, slot, text, (uint32_t)n);
+        if (ring_bell() < 0)
+            return -1;
+        text += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* The slot that output belongs to: that of the asyncio task, else of the latest cell. */
+static uint32_t
+output_slot(void)
+{
+    PyObject *value;
+    unsigned long slot = 0;
+
+    if (!slot_getter)
+        return current;
+    value = PyObject_CallFunctionObjArgs(slot_getter, NULL);
+    if (value) {
+        slot = PyLong_AsUnsignedLong(value);
+        Py_DECREF(value);
+    }
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        slot = 0;
+    }
+    return slot ? (uint32_t)slot : current;
+}
+
+static int
+write_descriptor(int fd, const char *text, size_t len)
+{
+    while (len) {
+        ssize_t n;
+        Py_BEGIN_ALLOW_THREADS
+        n = write(fd, text, len);
+        Py_END_ALLOW_THREADS
+        if (n < 0 && errno != EINTR) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+        if (n > 0) {
+            text += n;
+            len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+write_text(uint32_t kind, PyObject *text)
+{
+    PyObject *escaped = NULL;
+    const char *utf8;
+    Py_ssize_t len, chars;
+    int r;
+
+    if (!PyUnicode_Check(text)) {
+        PyErr_Format(PyExc_TypeError, "write() argument must be str, not %.200s",
+                     "another type");
+        return NULL;
+    }
+    chars = PyUnicode_GetLength(text);
+    utf8 = PyUnicode_AsUTF8AndSize(text, &len);
+    if (!utf8) { /* lone surrogates have no UTF-8: show them as escapes */
+        char *raw;
+        PyErr_Clear();
+        escaped = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
+        if (!escaped || PyBytes_AsStringAndSize(escaped, &raw, &len) < 0) {
+            Py_XDECREF(escaped);
+            return NULL;
+        }
+        utf8 = raw;
+    }
+    if (!ring || forked)
+        r = write_descriptor((int)kind, utf8, (size_t)len); /* kinds are 1 and 2 as well */
+    else
+        r = put_text(kind, output_slot(), utf8, (size_t)len);
+    Py_XDECREF(escaped);
+    return r < 0 ? NULL : PyLong_FromSsize_t(chars);
+}
+
+static PyObject *
+husk_write_stdout(PyObject *self, PyObject *text)
+{
+    return write_text(RING_STDOUT, text);
+}
+
+static PyObject *
+husk_write_stderr(PyObject *self, PyObject *text)
+{
+    return write_text(RING_STDERR, text);
+}
+
+/*** Frames ***/
+
+/* Writes all of iov, waiting while the supervisor is slow. A frame is never left half sent, so
+ * signals are not looked at in between. */
+static int
+send_all(struct iovec *iov, size_t n)
+{
+    while (n) {
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n < 1024 ? n : 1024};
+        ssize_t sent = sendmsg(INTERP_FD_SOCKET, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (sent < 0 && errno == EAGAIN) {
+            struct pollfd p = {.fd = INTERP_FD_SOCKET, .events = POLLOUT};
+            poll(&p, 1, 1000);
+            continue;
+        }
+        if (sent < 0 && errno != EINTR)
+            return -1;
+        while (n && sent >= (ssize_t)iov->iov_len && sent >= 0) {
+            sent -= (ssize_t)iov->iov_len;
+            iov++;
+            n--;
+        }
+        if (n && sent > 0) {
+            iov->iov_base = (char *)iov->iov_base + sent;
+            iov->iov_len -= (size_t)sent;
+        }
+    }
+    return 0;
+}
+
+static int
+send_frame(struct frame frame, const struct bytes *parts, size_t nparts)
+{
+    uint8_t head[FRAME_HEAD], few_heads[SEND_PARTS][FRAME_PART_HEAD];
+    uint8_t(*heads)[FRAME_PART_HEAD] = few_heads;
+    struct iovec few[1 + 2 * SEND_PARTS], *iov = few;
+    size_t n = 0, payload = frame_payload(parts, nparts);
+    int r = -1;
+
+    if (payload > interp_rules[frame.number].max) {
+        PyErr_Format(PyExc_ValueError, "a message of %zu bytes, at most %u are allowed", payload,
+                     interp_rules[frame.number].max);
+        return -1;
+    }
+    if (nparts > SEND_PARTS) {
+        iov = PyMem_Malloc((1 + 2 * nparts) * sizeof *iov);
+        heads = PyMem_Malloc(nparts * sizeof *heads);
+        if (!iov || !heads) {
+            PyErr_NoMemory();
+            goto out;
+        }
+    }
+    frame.length = (uint32_t)payload;
+    frame_put_head(head, &frame);
+    iov[n++] = (struct iovec){head, sizeof head};
+    for (size_t i = 0; i < nparts; i++) {
+        put32(heads[i], (uint32_t)parts[i].len);
+        iov[n++] = (struct iovec){heads[i], FRAME_PART_HEAD};
+        if (parts[i].len)
+            iov[n++] = (struct iovec){(void *)parts[i].data, parts[i].len};
+    }
+    Py_BEGIN_ALLOW_THREADS
+    pthread_mutex_lock(&out_lock);
+    r = send_all(iov, n);
+    pthread_mutex_unlock(&out_lock);
+    Py_END_ALLOW_THREADS
+    if (r < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+out:
+    if (nparts > SEND_PARTS) {
+        PyMem_Free(iov);
+        PyMem_Free(heads);
+    }
+    return r;
+}
+
+/* send(number, slot, value, parts): parts is a sequence of bytes. slot 0: of this context. */
+static PyObject *
+husk_send(PyObject *self, PyObject *args)
+{
+    unsigned number, slot, value;
+    PyObject *list, *item = NULL, *ret = NULL;
+    struct bytes *parts = NULL;
+    struct frame f;
+    Py_ssize_t n;
+
+    if (!PyArg_ParseTuple(args, "IIIO!", &number, &slot, &value, &PyTuple_Type, &list))
+        return NULL;
+    if (!ring || forked || number >= FRAME_LIMIT || !interp_rules[number].name)
+        Py_RETURN_FALSE; /* a forked child has no channel of its own */
+    n = PyTuple_Size(list);
+    parts = PyMem_Calloc((size_t)n + 1, sizeof *parts);
+    if (!parts)
+        return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < n; i++) {
+        char *data;
+        Py_ssize_t len;
+        item = PyTuple_GetItem(list, i);
+        if (PyBytes_AsStringAndSize(item, &data, &len) < 0)
+            goto out;
+        parts[i] = (struct bytes){(uint8_t *)data, (size_t)len};
+    }
+    if (put_mark() < 0)
+        goto out;
+    f = (struct frame){.number = (uint16_t)number,
+                       .slot = slot ? slot : output_slot(),
+                       .value = value,
+                       .mark = ring->head};
+    if (send_frame(f, parts, (size_t)n) == 0)
+        ret = PyBool_FromLong(1);
+out:
+    PyMem_Free(parts);
+    return ret;
+}
+
+/* Reads what is there. 1: got bytes, 0: nothing yet, -1: exception set. */
+static int
+fill(int block)
+{
+    ssize_t n;
+    size_t want = 65536;
+
+    if (in_used) {
+        buf_consume(&in, in_used);
+        in_used = 0;
+    }
+    if (in.len >= FRAME_HEAD) /* a long frame has begun: room for all of it at once */
+        want = FRAME_HEAD + (size_t)get32(in.data) - in.len;
+    if (buf_reserve(&in, want ? want : 1) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (block) {
+        struct pollfd p = {.fd = INTERP_FD_SOCKET, .events = POLLIN};
+        Py_BEGIN_ALLOW_THREADS
+        poll(&p, 1, -1);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+    n = recv(INTERP_FD_SOCKET, in.data + in.len, in.size - in.len, MSG_DONTWAIT);
+    if (n == 0) {
+        PyErr_SetString(PyExc_EOFError, "the supervisor is gone");
+        return -1;
+    }
+    if (n < 0 && errno != EAGAIN && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    in.len += n > 0 ? (size_t)n : 0;
+    if (in.len == in.size && n > 0)
+        return 1;
+    return n > 0;
+}
+
+static PyObject *
+frame_to_tuple(const struct frame *f)
+{
+    PyObject *parts = PyList_New(0), *ret;
+    struct bytes part;
+    size_t at = 0;
+
+    if (!parts)
+        return NULL;
+    while (frame_next(f, &at, &part)) {
+        PyObject *item = PyBytes_FromStringAndSize((const char *)part.data, (Py_ssize_t)part.len);
+        if (!item || PyList_Append(parts, item) < 0) {
+            Py_XDECREF(item);
+            Py_DECREF(parts);
+            return NULL;
+        }
+        Py_DECREF(item);
+    }
+    ret = Py_BuildValue("(IIIN)", f->number, f->slot, f->value, parts);
+    return ret;
+}
+
+/* receive(block) -> (number, slot, value, parts) or None */
+static PyObject *
+husk_receive(PyObject *self, PyObject *arg)
+{
+    int block = PyObject_IsTrue(arg);
+
+    for (;;) {
+        struct frame f;
+        struct err err;
+        ssize_t used = frame_parse(in.data + in_used, in.len - in_used, interp_rules,
+                                   INTERP_BY_KERNEL, INTERP_BOOT | INTERP_IDLE | INTERP_BUSY, &f,
+                                   &err);
+        int r;
+
+        if (used < 0) {
+            PyErr_Format(PyExc_RuntimeError, "the supervisor broke the protocol: %s", err.text);
+            return NULL;
+        }
+        if (used > 0) {
+            in_used += (size_t)used;
+            return frame_to_tuple(&f);
+        }
+        r = fill(block);
+        if (r < 0)
+            return NULL;
+        if (r == 0 && !block)
+            Py_RETURN_NONE;
+    }
+}
+
+/*** Start ***/
+
+static void *
+map_shared(int fd, size_t size, int protection)
+{
+    void *at = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+
+    close(fd);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* start(getter): take over the descriptors that the supervisor left (interp.h). */
+static PyObject *
+husk_start(PyObject *self, PyObject *getter)
+{
+    struct ring *mapped;
+
+    if (ring)
+        Py_RETURN_NONE;
+    progress = map_shared(INTERP_FD_PROGRESS, PROGRESS_MAP, PROT_READ);
+    mapped = map_shared(INTERP_FD_RING, RING_MAP, PROT_READ | PROT_WRITE);
+    for (int i = 0; i < 2; i++)
+        pipes[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 64);
+    if (!progress || !mapped || pipes[0] < 0 || pipes[1] < 0 ||
+        fcntl(INTERP_FD_SOCKET, F_SETFD, FD_CLOEXEC) < 0 ||
+        pthread_atfork(NULL, NULL, after_fork) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    ring_data = (uint8_t *)mapped + RING_OFFSET;
+    slot_getter = getter;
+    Py_INCREF(getter);
+    ring = mapped;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+husk_set_slot(PyObject *self, PyObject *slot)
+{
+    unsigned long value = PyLong_AsUnsignedLong(slot);
+
+    if (PyErr_Occurred())
+        return NULL;
+    current = (uint32_t)value;
+    Py_RETURN_NONE;
+}
+
+/* sync(): output of C code that sits in stdio's buffers belongs to the cell that made it. */
+static PyObject *
+husk_sync(PyObject *self, PyObject *none)
+{
+    fflush(NULL);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"start", husk_start, METH_O, "start(getter): take over the supervisor's descriptors"},
+    {"set_slot", husk_set_slot, METH_O, "set_slot(slot): the cell that output belongs to"},
+    {"send", husk_send, METH_VARARGS, "send(number, slot, value, parts)"},
+    {"receive", husk_receive, METH_O, "receive(block) -> (number, slot, value, parts) or None"},
+    {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
+    {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
+    {"sync", husk_sync, METH_NOARGS, "sync(): flush C's stdio"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_husk", "The interpreter's half of husk's wall.", -1, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC
+PyInit__husk(void)
+{
+    PyObject *m = PyModule_Create(&module);
+
+    if (!m)
+        return NULL;
+    PyModule_AddIntConstant(m, "SOCKET", INTERP_FD_SOCKET);
+    PyModule_AddIntConstant(m, "VERSION", INTERP_VERSION);
+    PyModule_AddIntConstant(m, "EXECUTE_SILENT_SHIFT", 31);
+    PyModule_AddIntConstant(m, "EXECUTE_STORE_SHIFT", 30);
+    PyModule_AddIntConstant(m, "EXECUTE_COUNT", EXECUTE_COUNT);
+    /* The frames by name: Python has no second copy of the table. */
+    for (int no = 0; no < FRAME_LIMIT; no++)
+        if (interp_rules[no].name)
+            PyModule_AddIntConstant(m, interp_rules[no].name, no);
+    return m;
+}

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""IPython's InteractiveShell as a notebook expects it, with husk's frames below.
+
+The class is named ZMQInteractiveShell because libraries detect notebooks by that name.
+"""
+
+import os
+import sys
+
+import _husk
+from IPython.core import payloadpage
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.utils.process import system
+from traitlets import Any, Bool, Instance, Type
+from traitlets.config import Config
+
+from husk_interpreter import messages
+
+# What a terminal-minded program may assume of a notebook (as ipykernel sets it).
+ENVIRONMENT = {
+    "TERM": "xterm-color",
+    "CLICOLOR": "1",
+    "FORCE_COLOR": "1",
+    "CLICOLOR_FORCE": "1",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+}
+
+
+class ZMQDisplayPublisher(DisplayPublisher):
+    def publish(self, data, metadata=None, *, transient=None, update=False, buffers=None, **kwargs):
+        content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
+        frame = _husk.UPDATE_DISPLAY_DATA if update else _husk.DISPLAY_DATA
+        messages.publish(frame, content, buffers=buffers or ())
+
+    def clear_output(self, wait=False):
+        messages.publish(_husk.CLEAR_OUTPUT, {"wait": bool(wait)})
+
+
+class ZMQShellDisplayHook(DisplayHook):
+    """Sends what a cell's last expression is worth; Out, _ and _1 are IPython's own doing."""
+
+    _content = None
+
+    def start_displayhook(self):
+        self._content = {}
+
+    def write_output_prompt(self):
+        self._content["execution_count"] = self.prompt_count
+
+    def write_format_data(self, format_dict, md_dict=None):
+        self._content["data"] = format_dict
+        self._content["metadata"] = md_dict or {}
+
+    def finish_displayhook(self):
+        if self._content.get("data"):
+            messages.publish(_husk.EXECUTE_RESULT, self._content)
+        self._content = None
+
+
+@magics_class
+class KernelMagics(Magics):
+    """The few magics of ipykernel that notebooks contain and IPython itself lacks."""
+
+    @line_magic
+    def less(self, line):
+        """Show a file through the pager."""
+        with open(os.path.expanduser(line.strip()), encoding="utf-8", errors="replace") as f:
+            self.shell.hooks.show_in_pager({"text/plain": f.read()})
+
+    more = line_magic("more")(less)
+
+    @line_magic
+    def man(self, line):
+        """Show a manual page through the pager."""
+        text = self.shell.getoutput(f"man {line.strip()} | col -b", split=False)
+        payloadpage.page(text)
+
+    @line_magic
+    def connect_info(self, line):
+        """Connection information stays outside of the sandbox, with the key."""
+        print("This kernel runs in a sandbox: its connection file and key are not visible here.")
+
+    @line_magic
+    def autosave(self, line):
+        """Front ends handle this one; here it does nothing."""
+
+
+class ZMQInteractiveShell(InteractiveShell):
+    displayhook_class = Type(ZMQShellDisplayHook)
+    display_pub_class = Type(ZMQDisplayPublisher)
+    kernel = Any()
+    parent_header = Any()
+    keepkernel_on_exit = None
+    exiter = Instance(ZMQExitAutocall)
+    readline_use = Bool(False)
+    autoindent = Bool(False)
+
+    def _exiter_default(self):
+        return ZMQExitAutocall(self)
+
+    def _exit_now_changed(self, change):
+        pass
+
+    def init_environment(self):
+        os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+
+    def init_hooks(self):
+        super().init_hooks()
+        self.set_hook("show_in_pager", payloadpage.page, 99)
+
+    def init_magics(self):
+        super().init_magics()
+        self.register_magics(KernelMagics)
+        self.magics_manager.register_alias("ed", "edit")
+
+    def init_data_pub(self):
+        pass
+
+    def init_virtualenv(self):
+        pass  # the interpreter is the virtual environment's own
+
+    def ask_exit(self):
+        """exit, quit: front ends that own the kernel read the payload, husk reads the frame."""
+        keep = bool(self.keepkernel_on_exit)
+        self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": keep})
+        _husk.send(_husk.LEAVE, 0, int(keep), ())
+
+    def set_next_input(self, text, replace=False):
+        self.payload_manager.write_payload(
+            {"source": "set_next_input", "text": text, "replace": replace}
+        )
+
+    def set_parent(self, parent):
+        self.parent_header = parent
+
+    def get_parent(self):
+        return self.kernel.get_parent()
+
+    def run_cell(self, *args, **kwargs):
+        self._last_traceback = None
+        return super().run_cell(*args, **kwargs)
+
+    def _showtraceback(self, etype, evalue, stb):
+        # IPython comes here a second time when showing the first try failed.
+        try:
+            value = str(evalue)
+        except Exception:
+            value = "<exception str() failed>"
+        content = {"ename": etype.__name__, "evalue": value, "traceback": list(stb)}
+        self._last_traceback = content
+        sys.stdout.flush()
+        messages.publish(_husk.ERROR, content)
+
+    def system_piped(self, cmd):
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        self.user_ns["_exit_code"] = system(self.var_expand(cmd, depth=1))
+
+    system = system_piped
+
+    def enable_gui(self, gui=None):
+        if gui not in (None, "asyncio", "inline"):
+            raise ValueError(
+                f"the event loop '{gui}' needs a display, and a sandbox has none; "
+                "use %matplotlib inline"
+            )
+
+    def init_display_formatter(self):
+        super().init_display_formatter()
+        self.display_formatter.ipython_display_formatter.enabled = True
+
+
+InteractiveShellABC.register(ZMQInteractiveShell)
+
+
+def configuration():
+    config = Config()
+    config.IPKernelApp.connection_file = ""  # present, as libraries test for it; known to nobody
+    config.HistoryManager.hist_file = ":memory:"  # the supervisor keeps the history
+    return config
+
+
+def make(kernel, user_ns):
+    shell = ZMQInteractiveShell.instance(
+        config=configuration(), kernel=kernel, user_ns=user_ns
+    )
+    shell.displayhook.shell = shell
+    return shell

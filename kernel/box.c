@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/box.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+extern char **environ;
+
+int
+box_start(const char *broker, const char *init, struct box *ret, struct err *err)
+{
+    char *const argv[] = {(char *)broker, (char *)init, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    struct box box = BOX_EMPTY;
+    sigset_t none;
+    int pair[2], r;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, "make a socket for the broker");
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pair[1], SANDBOX_FD);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&attr, &none);
+    r = posix_spawn(&box.broker, broker, &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    fd_close(&pair[1]);
+    box.socket = pair[0];
+    if (r != 0) {
+        errno = r;
+        err_errno(err, "start '%s'", broker);
+        fd_close(&box.socket);
+        return -1;
+    }
+    *ret = box;
+    return 0;
+}
+
+int
+box_build(struct box *box, const struct strv *options, struct err *err)
+{
+    struct bytes *parts = calloc(options->len, sizeof *parts);
+    int r;
+
+    if (!parts)
+        return err_errno(err, "ask for the sandbox");
+    for (size_t i = 0; i < options->len; i++)
+        parts[i] = bytes_of(options->item[i]);
+    r = packet_send(box->socket, (struct frame){.number = SANDBOX_BUILD}, parts, options->len, NULL,
+                    0, err);
+    free(parts);
+    box->phase = SANDBOX_READY;
+    if (r == 0 && fd_nonblock(box->socket) < 0)
+        r = err_errno(err, "ask for the sandbox");
+    return r;
+}
+
+static int
+join_strings(const struct strv *v, struct buf *ret)
+{
+    for (size_t i = 0; i < v->len; i++)
+        if (buf_add(ret, v->item[i], strlen(v->item[i]) + 1) < 0)
+            return -1;
+    return 0;
+}
+
+int
+box_spawn(struct box *box, uint32_t slot, const char *directory, const struct strv *argv,
+          const struct strv *environment, const int fds[static SANDBOX_FDS], struct err *err)
+{
+    scoped(buf_release) struct buf arguments = {0}, variables = {0};
+    struct bytes parts[3];
+
+    if (join_strings(argv, &arguments) < 0 || join_strings(environment, &variables) < 0)
+        return err_errno(err, "start a process");
+    parts[0] = bytes_of(directory);
+    parts[1] = (struct bytes){arguments.data, arguments.len};
+    parts[2] = (struct bytes){variables.data, variables.len};
+    return packet_send(box->socket, (struct frame){.number = SANDBOX_SPAWN, .slot = slot}, parts,
+                       countof(parts), fds, SANDBOX_FDS, err);
+}
+
+int
+box_signal(struct box *box, uint32_t slot, int signal, struct err *err)
+{
+    struct frame f = {.number = SANDBOX_SIGNAL, .slot = slot, .value = (uint32_t)signal};
+
+    return packet_send(box->socket, f, NULL, 0, NULL, 0, err);
+}
+
+int
+box_sweep(struct box *box, struct err *err)
+{
+    return packet_send(box->socket, (struct frame){.number = SANDBOX_SWEEP}, NULL, 0, NULL, 0, err);
+}
+
+int
+box_event(struct box *box, struct frame *ret, struct err *err)
+{
+    int fds[SANDBOX_FDS];
+    int r = packet_recv(box->socket, &box->packet, SANDBOX_BY_BROKER, box->phase, ret, fds, err);
+
+    if (r == 0 && err->code != EAGAIN)
+        return err_set(err, ECHILD, "the broker is gone");
+    return r;
+}
+
+void
+box_end(struct box *box)
+{
+    fd_close(&box->socket);
+    if (box->broker > 0)
+        while (waitpid(box->broker, NULL, 0) < 0 && errno == EINTR)
+            ;
+    buf_release(&box->packet);
+    *box = BOX_EMPTY;
+}

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "kernel/json.h"
+#include "kernel/kernel.h"
+
+#define TURN 64 /* messages of one channel before the others have their turn */
+
+/*** Checks of content: what the specification asks for, no more ***/
+
+static int
+want(struct request *r, const char *name, enum json_type type, struct bytes *ret, struct err *err)
+{
+    static const char *const names[] = {"absent", "an object", "an array", "a string", "a number",
+                                        "true", "false", "null"};
+    enum json_type got = json_get(request_content(r), name, ret);
+
+    if (got == type)
+        return 0;
+    if (got == JSON_NONE)
+        return err_set(err, EINVAL, "'%s' is missing", name);
+    return err_set(err, EINVAL, "'%s' is %s and should be %s", name, names[got], names[type]);
+}
+
+static int
+want_bool(struct request *r, const char *name, int standard, int *ret, struct err *err)
+{
+    struct bytes value;
+
+    switch (json_get(request_content(r), name, &value)) {
+    case JSON_NONE:
+    case JSON_NULL:
+        *ret = standard;
+        return 0;
+    case JSON_TRUE:
+        *ret = 1;
+        return 0;
+    case JSON_FALSE:
+        *ret = 0;
+        return 0;
+    default:
+        return err_set(err, EINVAL, "'%s' is neither true nor false", name);
+    }
+}
+
+static int
+check_nothing(struct request *r, struct err *err)
+{
+    return 0;
+}
+
+static int
+check_code(struct request *r, struct err *err)
+{
+    struct bytes code;
+
+    return want(r, "code", JSON_STRING, &code, err);
+}
+
+static int
+check_execute(struct request *r, struct err *err)
+{
+    struct bytes value;
+    enum json_type type;
+
+    if (check_code(r, err) < 0 || want_bool(r, "silent", 0, &r->silent, err) < 0 ||
+        want_bool(r, "store_history", !r->silent, &r->store_history, err) < 0 ||
+        want_bool(r, "allow_stdin", 1, &r->allow_stdin, err) < 0 ||
+        want_bool(r, "stop_on_error", 1, &r->stop_on_error, err) < 0)
+        return -1;
+    if (r->silent)
+        r->store_history = 0;
+    type = json_get(request_content(r), "user_expressions", &value);
+    if (type != JSON_NONE && type != JSON_NULL && type != JSON_OBJECT)
+        return err_set(err, EINVAL, "'user_expressions' is no object");
+    return 0;
+}
+
+/* Positions count code points (messaging.rst since 5.2). */
+static int
+check_cursor(struct request *r, struct err *err)
+{
+    scoped(buf_release) struct buf text = {0};
+    struct bytes code, value;
+    int64_t cursor, length = 0;
+    enum json_type type;
+
+    if (want(r, "code", JSON_STRING, &code, err) < 0)
+        return -1;
+    type = json_get(request_content(r), "cursor_pos", &value);
+    if (type == JSON_NONE || type == JSON_NULL)
+        return type == JSON_NULL || strcmp(r->type->name, "complete_request") == 0
+                   ? 0
+                   : err_set(err, EINVAL, "'cursor_pos' is missing");
+    if (type != JSON_NUMBER || json_integer(value, &cursor) < 0)
+        return err_set(err, EINVAL, "'cursor_pos' is no whole number");
+    if (json_unescape(code, &text) < 0)
+        return err_errno(err, "read the code");
+    for (size_t i = 0; i < text.len; i++)
+        length += (text.data[i] & 0xc0) != 0x80;
+    if (cursor < 0 || cursor > length)
+        return err_set(err, EINVAL, "'cursor_pos' %lld is outside of code of %lld characters",
+                       (long long)cursor, (long long)length);
+    type = json_get(request_content(r), "detail_level", &value);
+    if (type != JSON_NONE && type != JSON_NULL && type != JSON_NUMBER)
+        return err_set(err, EINVAL, "'detail_level' is no number");
+    return 0;
+}
+
+static int
+check_comm(struct request *r, struct err *err)
+{
+    struct bytes value;
+
+    return want(r, "comm_id", JSON_STRING, &value, err);
+}
+
+static int
+check_comm_open(struct request *r, struct err *err)
+{
+    struct bytes value;
+
+    return check_comm(r, err) < 0 ? -1 : want(r, "target_name", JSON_STRING, &value, err);
+}
+
+static int
+check_comm_info(struct request *r, struct err *err)
+{
+    struct bytes value;
+    enum json_type type = json_get(request_content(r), "target_name", &value);
+
+    if (type == JSON_NONE || type == JSON_NULL || type == JSON_STRING)
+        return 0;
+    return err_set(err, EINVAL, "'target_name' is no string");
+}
+
+static int
+check_history(struct request *r, struct err *err)
+{
+    static const char *const numbers[] = {"session", "start", "stop", "n"};
+    struct bytes value;
+
+    if (want(r, "hist_access_type", JSON_STRING, &value, err) < 0)
+        return -1;
+    if (!json_string_is(value, "range") && !json_string_is(value, "tail") &&
+        !json_string_is(value, "search"))
+        return err_set(err, EINVAL, "'hist_access_type' is not one of range, tail and search");
+    for (size_t i = 0; i < countof(numbers); i++) {
+        enum json_type type = json_get(request_content(r), numbers[i], &value);
+        if (type != JSON_NONE && type != JSON_NULL && type != JSON_NUMBER)
+            return err_set(err, EINVAL, "'%s' is no number", numbers[i]);
+    }
+    return 0;
+}
+
+static int
+check_shutdown(struct request *r, struct err *err)
+{
+    int restart;
+
+    return want_bool(r, "restart", 0, &restart, err);
+}
+
+/*** Answers at once ***/
+
+static void
+answer_text(struct kernel *k, struct request *r, const char *content)
+{
+    reply_content(k, r, bytes_of(content), "ok");
+}
+
+static void
+answer_kernel_info(struct kernel *k, struct request *r)
+{
+    scoped(buf_release) struct buf c = {0}, banner = {0};
+
+    if (buf_printf(&banner,
+                   "Python %s in a sandbox (husk " HUSK_VERSION ")\nContainment: full; network: none"
+                   "%s%s\n", k->python.version, *k->sandbox_text ? "; " : "", k->sandbox_text) < 0 ||
+        buf_printf(&c,
+                   "{\"status\":\"ok\",\"protocol_version\":\"" WIRE_PROTOCOL "\","
+                   "\"implementation\":\"husk\",\"implementation_version\":\"" HUSK_VERSION "\","
+                   "\"language_info\":{\"name\":\"python\",\"version\":\"%s\","
+                   "\"mimetype\":\"text/x-python\",\"file_extension\":\".py\","
+                   "\"pygments_lexer\":\"ipython3\",\"codemirror_mode\":{\"name\":\"ipython\","
+                   "\"version\":3},\"nbconvert_exporter\":\"python\"},\"help_links\":["
+                   "{\"text\":\"Python\",\"url\":\"https://docs.python.org/3\"},"
+                   "{\"text\":\"IPython\",\"url\":\"https://ipython.org/documentation.html\"}],"
+                   "\"supported_features\":[],\"debugger\":false,\"banner\":",
+                   k->python.version) < 0 ||
+        json_quote((struct bytes){banner.data, banner.len}, &c) < 0 || buf_add(&c, "}", 1) < 0)
+        abort();
+    reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
+}
+
+static void
+answer_connect(struct kernel *k, struct request *r)
+{
+    char text[256];
+
+    snprintf(text, sizeof text,
+             "{\"status\":\"ok\",\"shell_port\":%d,\"iopub_port\":%d,\"stdin_port\":%d,"
+             "\"hb_port\":%d,\"control_port\":%d}",
+             k->conn.port[SHELL], k->conn.port[IOPUB], k->conn.port[STDIN], k->conn.port[HB],
+             k->conn.port[CONTROL]);
+    answer_text(k, r, text);
+}
+
+static void
+answer_history(struct kernel *k, struct request *r)
+{
+    scoped(buf_release) struct buf c = {0};
+
+    if (buf_text(&c, "{\"status\":\"ok\",\"history\":") < 0 ||
+        history_answer(&k->history, request_content(r), &c) < 0 || buf_add(&c, "}", 1) < 0)
+        abort();
+    reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
+}
+
+static void
+answer_interrupt(struct kernel *k, struct request *r)
+{
+    interp_interrupt(k);
+    answer_text(k, r, "{\"status\":\"ok\"}");
+}
+
+static void
+answer_shutdown(struct kernel *k, struct request *r)
+{
+    struct bytes value;
+    int restart = json_get(request_content(r), "restart", &value) == JSON_TRUE;
+    char text[64];
+
+    snprintf(text, sizeof text, "{\"status\":\"ok\",\"restart\":%s}", restart ? "true" : "false");
+    iopub_publish(&k->iopub, "shutdown_reply", request_header(r), (struct bytes){0},
+                  bytes_of(text), NULL, 0);
+    answer_text(k, r, text);
+    kernel_end(k);
+}
+
+static void
+answer_no_debugger(struct kernel *k, struct request *r)
+{
+    reply_error(k, r, "NotImplementedError", "husk has no debugger yet");
+}
+
+static void
+answer_no_subshells(struct kernel *k, struct request *r)
+{
+    reply_error(k, r, "NotImplementedError", "husk has no subshells yet");
+}
+
+static void
+answer_no_usage(struct kernel *k, struct request *r)
+{
+    reply_error(k, r, "NotImplementedError", "husk does not tell its usage yet");
+}
+
+/*** The table ***/
+
+static const struct request_type types[] = {
+#define REQUEST(type, reply, check, frame, answer) {#type, reply, check, frame, answer},
+#include "kernel/requests.def"
+#undef REQUEST
+};
+
+/* What is in no row: busy and idle, no reply. */
+static const struct request_type unknown_type = {"unknown", NULL, check_nothing, 0, reply_none};
+
+static const struct request_type *
+find_type(struct bytes name)
+{
+    for (size_t i = 0; i < countof(types); i++)
+        if (json_string_is(name, types[i].name))
+            return &types[i];
+    return &unknown_type;
+}
+
+static int
+check_request(struct request *r, struct err *err)
+{
+    struct bytes subshell;
+
+    if (json_check_object(request_content(r), err) < 0)
+        return err_wrap(err, "content");
+    if (json_get(request_header(r), "subshell_id", &subshell) == JSON_STRING)
+        return err_set(err, EINVAL, "there is no subshell %.*s", (int)subshell.len, subshell.data);
+    return r->type->check(r, err);
+}
+
+/* A verified message becomes an open request: refused, answered or queued. */
+static void
+admit(struct kernel *k, enum channel channel, struct frames *frames, const struct wire_msg *msg)
+{
+    struct request *r;
+    struct err why;
+
+    if (++k->next_slot == 0)
+        k->next_slot = 1;
+    r = request_new(k->next_slot, channel, find_type(msg->msg_type), frames, msg);
+    if (!r)
+        abort();
+    if (check_request(r, &why) < 0) {
+        log_debug("refused %s: %s", r->type->name, why.text);
+        reply_begin(k, r);
+        reply_error(k, r, "InvalidRequest", why.text);
+    } else if (k->ending) {
+        reply_begin(k, r);
+        if (strcmp(r->type->name, "shutdown_request") == 0 || r->type == &unknown_type)
+            r->type->answer(k, r);
+        else
+            reply_error(k, r, "ShuttingDown", "the kernel is ending");
+    } else if (r->type->frame) {
+        queue_put(&k->queue, r);
+    } else {
+        reply_begin(k, r);
+        r->type->answer(k, r);
+    }
+}
+
+/* Takes one message. 0 when none is there. */
+static int
+take(struct kernel *k, enum channel channel)
+{
+    struct frames frames = {0};
+    struct wire_msg msg;
+    struct err why;
+
+    if (!frames_recv(&frames, k->sockets.socket[channel])) {
+        frames_release(&frames);
+        return 0;
+    }
+    if (wire_open(k->wire, frames.bytes, frames.n, &msg, &why) < 0)
+        log_warning("dropped a message on %s: %s", channel_names[channel], why.text);
+    else
+        admit(k, channel, &frames, &msg);
+    frames_release(&frames);
+    return 1;
+}
+
+void
+dispatch_socket(struct kernel *k, enum channel channel)
+{
+    for (int i = 0; i < TURN && take(k, channel); i++)
+        ;
+}
+
+void
+dispatch_abort_arrived(struct kernel *k)
+{
+    while (take(k, SHELL))
+        ;
+    for (struct request *r = k->queue.first; r; r = r->next)
+        if (r->type->frame == FRAME_EXECUTE)
+            r->aborted = 1;
+}
+
+/* An answer of the user. It must be to the question that is open: a late answer to another
+ * one, or of another client, is passed over. */
+void
+dispatch_stdin(struct kernel *k)
+{
+    scoped(frames_release) struct frames frames = {0};
+    scoped(buf_release) struct buf text = {0};
+    struct request *r = k->interp.running;
+    struct bytes value, parent;
+    struct wire_msg msg;
+    struct err why;
+
+    if (!frames_recv(&frames, k->sockets.socket[STDIN]))
+        return;
+    if (wire_open(k->wire, frames.bytes, frames.n, &msg, &why) < 0) {
+        log_warning("dropped a message on stdin: %s", why.text);
+        return;
+    }
+    if (!k->input.open || !r || !json_string_is(msg.msg_type, "input_reply"))
+        return;
+    if (json_get(msg.part[WIRE_PARENT], "msg_id", &parent) == JSON_STRING &&
+        !json_string_is(parent, k->input.msg_id))
+        return;
+    if (msg.identities == 0 || r->msg.identities == 0 ||
+        frames.bytes[0].len != r->frames.bytes[0].len ||
+        memcmp(frames.bytes[0].data, r->frames.bytes[0].data, frames.bytes[0].len) != 0)
+        return;
+    if (json_check_object(msg.part[WIRE_CONTENT], &why) < 0 ||
+        json_get(msg.part[WIRE_CONTENT], "value", &value) != JSON_STRING ||
+        json_unescape(value, &text) < 0)
+        return;
+    interp_answer_input(k, (struct bytes){text.data, text.len}, 0);
+}

@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/iopub.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "base/log.h"
+#include "kernel/json.h"
+
+#define COPY_MAX 4096 /* bytes: smaller frames live inside ZeroMQ's own message */
+
+/* A message, frame by frame, ready to go. */
+struct pending {
+    struct pending *next;
+    size_t n;
+    zmq_msg_t msg[];
+};
+
+/* Bytes handed to ZeroMQ and not yet written to every subscriber. The count is shared with
+ * ZeroMQ's thread, which frees. */
+static atomic_size_t bytes_under_way;
+
+static void
+free_counted(void *data, void *hint)
+{
+    atomic_fetch_sub(&bytes_under_way, (size_t)(uintptr_t)hint);
+    free(data);
+}
+
+static int
+fill_msg(zmq_msg_t *msg, struct bytes from)
+{
+    void *copy;
+
+    if (from.len <= COPY_MAX) {
+        if (zmq_msg_init_size(msg, from.len) < 0)
+            return -1;
+        if (from.len)
+            memcpy(zmq_msg_data(msg), from.data, from.len);
+        return 0;
+    }
+    copy = malloc(from.len);
+    if (!copy)
+        return -1;
+    memcpy(copy, from.data, from.len);
+    if (zmq_msg_init_data(msg, copy, from.len, free_counted, (void *)(uintptr_t)from.len) < 0) {
+        free(copy);
+        return -1;
+    }
+    atomic_fetch_add(&bytes_under_way, from.len);
+    return 0;
+}
+
+static void
+free_pending(struct pending *p)
+{
+    for (size_t i = 0; i < p->n; i++)
+        zmq_msg_close(&p->msg[i]);
+    free(p);
+}
+
+void
+iopub_init(struct iopub *io, void *socket, struct wire *wire)
+{
+    *io = (struct iopub){.socket = socket, .wire = wire};
+    snprintf(io->topic, sizeof io->topic, "kernel.%s.", wire_session(wire));
+}
+
+void
+iopub_release(struct iopub *io)
+{
+    while (io->first) {
+        struct pending *p = io->first;
+        io->first = p->next;
+        free_pending(p);
+    }
+    buf_release(&io->text);
+    buf_release(&io->parent);
+    for (int i = 0; i < STREAM_NAMES; i++)
+        buf_release(&io->cut[i]);
+}
+
+/*** Sending ***/
+
+static void
+set_nodrop(struct iopub *io, int on)
+{
+    zmq_setsockopt(io->socket, ZMQ_XPUB_NODROP, &on, sizeof on);
+}
+
+/* Hands all frames to ZeroMQ, or none: only the first can be refused (xpub.cpp checks the
+ * high-water mark of a whole message). */
+static int
+try_send(struct iopub *io, struct pending *p)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        int flags = ZMQ_DONTWAIT | (i + 1 < p->n ? ZMQ_SNDMORE : 0);
+        while (zmq_msg_send(&p->msg[i], io->socket, flags) < 0) {
+            if (errno == EAGAIN && i == 0)
+                return -1;
+            if (errno != EINTR)
+                return 0; /* the context ends: nobody is there to hear it */
+        }
+    }
+    return 0;
+}
+
+static void
+tell_gap(struct iopub *io)
+{
+    char text[160];
+    uint64_t dropped = io->dropped;
+
+    io->leaving_behind = 0;
+    io->dropped = 0;
+    snprintf(text, sizeof text,
+             "[husk: a client did not read for %d s; %llu messages were not delivered to it]\n",
+             IOPUB_PATIENCE_MS / 1000, (unsigned long long)dropped);
+    log_warning("%.*s", (int)strlen(text) - 1, text);
+    iopub_text(io, STREAM_STDERR, (struct bytes){0}, bytes_of(text));
+}
+
+/* Sends to those who can take it. Somebody's queue is full and its time is over. */
+static void
+send_leaving_behind(struct iopub *io, struct pending *p)
+{
+    set_nodrop(io, 0);
+    try_send(io, p);
+    set_nodrop(io, 1);
+    io->dropped++;
+}
+
+static void
+send_or_wait(struct iopub *io, struct pending *p)
+{
+    int full = atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX;
+
+    if (!io->first && !full && try_send(io, p) == 0) {
+        free_pending(p);
+        if (io->leaving_behind)
+            tell_gap(io);
+        return;
+    }
+    if (!io->first && io->leaving_behind) {
+        if (!full)
+            send_leaving_behind(io, p);
+        else
+            io->dropped++; /* the bound on memory holds for everybody */
+        free_pending(p);
+        return;
+    }
+    if (!io->first)
+        io->blocked_since = now_ms();
+    p->next = NULL;
+    *(io->last ? &io->last->next : &io->first) = p;
+    io->last = p;
+}
+
+void
+iopub_retry(struct iopub *io)
+{
+    int over = io->blocked_since && now_ms() - io->blocked_since >= IOPUB_PATIENCE_MS;
+
+    while (io->first) {
+        struct pending *p = io->first;
+        if (atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX || try_send(io, p) < 0) {
+            if (!over)
+                return;
+            io->leaving_behind = 1;
+            send_leaving_behind(io, p);
+        }
+        io->first = p->next;
+        if (!io->first)
+            io->last = NULL;
+        free_pending(p);
+    }
+    io->blocked_since = 0;
+}
+
+static void
+send_message(struct iopub *io, struct bytes topic, const char *type, struct bytes parent,
+             struct bytes metadata, struct bytes content, const struct bytes *buffers,
+             size_t nbuffers)
+{
+    scoped(buf_release) struct buf header = {0};
+    struct bytes part[WIRE_PARTS];
+    char sig[WIRE_SIGNATURE];
+    struct pending *p = malloc(sizeof *p + (3 + WIRE_PARTS + nbuffers) * sizeof p->msg[0]);
+
+    if (!p || wire_header(io->wire, type, &header) < 0)
+        abort(); /* status and replies must not be lost: without memory there is no kernel */
+    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
+    part[WIRE_PARENT] = parent.len ? parent : BYTES("{}");
+    part[WIRE_METADATA] = metadata.len ? metadata : BYTES("{}");
+    part[WIRE_CONTENT] = content;
+    wire_sign(io->wire, part, sig);
+    p->n = 0;
+    if (fill_msg(&p->msg[p->n++], topic) < 0 ||
+        fill_msg(&p->msg[p->n++], BYTES(WIRE_DELIMITER)) < 0 ||
+        fill_msg(&p->msg[p->n++], bytes_of(sig)) < 0)
+        abort();
+    for (int i = 0; i < WIRE_PARTS; i++)
+        if (fill_msg(&p->msg[p->n++], part[i]) < 0)
+            abort();
+    for (size_t i = 0; i < nbuffers; i++)
+        if (fill_msg(&p->msg[p->n++], buffers[i]) < 0)
+            abort();
+    send_or_wait(io, p);
+}
+
+void
+iopub_publish(struct iopub *io, const char *type, struct bytes parent, struct bytes metadata,
+              struct bytes content, const struct bytes *buffers, size_t nbuffers)
+{
+    char topic[128];
+
+    iopub_flush(io, 1);
+    snprintf(topic, sizeof topic, "%s%s", io->topic, type);
+    send_message(io, bytes_of(topic), type, parent, metadata, content, buffers, nbuffers);
+}
+
+void
+iopub_status(struct iopub *io, const char *state, struct bytes parent)
+{
+    char content[64];
+
+    snprintf(content, sizeof content, "{\"execution_state\":\"%s\"}", state);
+    iopub_publish(io, "status", parent, (struct bytes){0}, bytes_of(content), NULL, 0);
+}
+
+/*** Streams ***/
+
+static const char *const stream_names[] = {[STREAM_STDOUT] = "stdout", [STREAM_STDERR] = "stderr"};
+
+static void
+send_text(struct iopub *io)
+{
+    scoped(buf_release) struct buf content = {0};
+    char topic[128];
+
+    if (buf_printf(&content, "{\"name\":\"%s\",\"text\":", stream_names[io->stream]) < 0 ||
+        json_quote((struct bytes){io->text.data, io->text.len}, &content) < 0 ||
+        buf_add(&content, "}", 1) < 0)
+        abort();
+    snprintf(topic, sizeof topic, "%sstream.%s", io->topic, stream_names[io->stream]);
+    io->text.len = 0;
+    io->due = 0;
+    io->last_sent = now_ms();
+    send_message(io, bytes_of(topic), "stream", (struct bytes){io->parent.data, io->parent.len},
+                 (struct bytes){0}, (struct bytes){content.data, content.len}, NULL, 0);
+}
+
+/* What is cut stays behind until its rest comes; it is not sent as a broken character. */
+static void
+cut_tail(struct iopub *io)
+{
+    size_t tail = json_utf8_tail((struct bytes){io->text.data, io->text.len});
+
+    if (tail && buf_add(&io->cut[io->stream], io->text.data + io->text.len - tail, tail) < 0)
+        abort();
+    io->text.len -= tail;
+}
+
+void
+iopub_flush(struct iopub *io, int complete)
+{
+    struct buf *cut = &io->cut[io->stream];
+
+    cut_tail(io);
+    if (complete && cut->len) {
+        if (buf_add(&io->text, cut->data, cut->len) < 0)
+            abort();
+        cut->len = 0;
+    }
+    if (io->text.len)
+        send_text(io);
+    io->due = 0;
+}
+
+static int
+same_parent(const struct iopub *io, struct bytes parent)
+{
+    return io->parent.len == parent.len &&
+           (parent.len == 0 || memcmp(io->parent.data, parent.data, parent.len) == 0);
+}
+
+void
+iopub_text(struct iopub *io, enum stream_name stream, struct bytes parent, struct bytes text)
+{
+    struct buf *cut = &io->cut[stream];
+    int64_t now;
+
+    if (text.len == 0)
+        return;
+    if (stream != io->stream || !same_parent(io, parent)) {
+        iopub_flush(io, 0);
+        io->stream = stream;
+        io->parent.len = 0;
+        if (buf_add(&io->parent, parent.data, parent.len) < 0)
+            abort();
+    }
+    if (cut->len) {
+        if (buf_add(&io->text, cut->data, cut->len) < 0)
+            abort();
+        cut->len = 0;
+    }
+    if (buf_add(&io->text, text.data, text.len) < 0)
+        abort();
+    if (io->text.len >= IOPUB_TEXT_MAX) {
+        iopub_flush(io, 0);
+        return;
+    }
+    if (io->due)
+        return;
+    now = now_ms();
+    io->due = now - io->last_sent >= IOPUB_JOIN_MS ? now : io->last_sent + IOPUB_JOIN_MS;
+}
+
+/*** Subscribers ***/
+
+static void
+welcome(struct iopub *io, struct bytes topic)
+{
+    scoped(buf_release) struct buf content = {0};
+
+    if (buf_text(&content, "{\"subscription\":") < 0 || json_quote(topic, &content) < 0 ||
+        buf_add(&content, "}", 1) < 0)
+        abort();
+    /* Its topic is the subscription, so that it is delivered to it. */
+    send_message(io, topic, "iopub_welcome", (struct bytes){0}, (struct bytes){0},
+                 (struct bytes){content.data, content.len}, NULL, 0);
+}
+
+void
+iopub_subscriptions(struct iopub *io)
+{
+    zmq_msg_t msg;
+
+    zmq_msg_init(&msg);
+    while (zmq_msg_recv(&msg, io->socket, ZMQ_DONTWAIT) >= 0) {
+        const uint8_t *data = zmq_msg_data(&msg);
+        size_t len = zmq_msg_size(&msg);
+
+        if (len && *data <= 1)
+            zmq_setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
+        if (len && *data == 1) {
+            iopub_flush(io, 0);
+            welcome(io, (struct bytes){data + 1, len - 1});
+        }
+    }
+    zmq_msg_close(&msg);
+}
+
+/*** Time ***/
+
+int
+iopub_blocked(const struct iopub *io)
+{
+    return io->first != NULL;
+}
+
+int64_t
+iopub_deadline(const struct iopub *io, int64_t now)
+{
+    int64_t retry = io->first ? now + IOPUB_RETRY_MS : 0;
+
+    return io->due && (!retry || io->due < retry) ? io->due : retry;
+}
+
+void
+iopub_tick(struct iopub *io, int64_t now)
+{
+    if (io->first)
+        iopub_retry(io);
+    if (io->due && now >= io->due)
+        iopub_flush(io, 0);
+}

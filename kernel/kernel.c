@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/kernel.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "kernel/exits.h"
+#include "kernel/paths.h"
+
+#define END_MS 1500    /* the interpreter has so long to run its atexit handlers */
+#define LINGER_MS 1000 /* ZeroMQ has so long to send what is queued */
+
+/*** Start ***/
+
+static int
+open_signals(struct kernel *k, struct err *err)
+{
+    sigset_t set;
+
+    /* Before ZeroMQ has threads, which inherit the mask. */
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+        return err_errno(err, "block signals");
+    k->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return k->signals < 0 ? err_errno(err, "listen to signals") : 0;
+}
+
+/* The client that started us says who it is; when it is gone, so are we. */
+static void
+watch_parent(struct kernel *k)
+{
+    const char *said = getenv("JPY_PARENT_PID");
+    int pid = said ? atoi(said) : 0;
+
+    k->parent = -1;
+    if (pid <= 1)
+        return;
+    k->parent = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (k->parent < 0 && errno == ESRCH)
+        k->done = 1;
+}
+
+static int
+find_directory(struct kernel *k, struct err *err)
+{
+    if (!realpath(k->options.workdir ? k->options.workdir : ".", k->directory))
+        return err_errno(err, "find the working directory '%s'",
+                         k->options.workdir ? k->options.workdir : ".");
+    return 0;
+}
+
+static uint64_t
+default_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / 2 : 2ull << 30;
+}
+
+static int
+ask_for_sandbox(struct kernel *k, struct err *err)
+{
+    scoped(strv_release) struct strv o = {0};
+    scoped(str_free) char *state = paths_state("workspace", err), *hidden = NULL;
+    uint64_t memory = k->options.memory ? k->options.memory : default_memory();
+    int bad;
+
+    if (!state)
+        return -1;
+    hidden = strdup(state);
+    if (!hidden)
+        return err_errno(err, "ask for the sandbox");
+    *strrchr(hidden, '/') = 0; /* all of husk's state */
+    bad = strv_addf(&o, "id=%.12s", wire_session(k->wire)) < 0 ||
+          strv_addf(&o, "workdir=%s", k->directory) < 0 || strv_addf(&o, "state=%s", state) < 0 ||
+          strv_addf(&o, "home=%s", paths_home()) < 0 ||
+          strv_addf(&o, "hosthome=%s", paths_home()) < 0 || strv_addf(&o, "hide=%s", hidden) < 0 ||
+          strv_addf(&o, "memory=%llu", (unsigned long long)memory) < 0 ||
+          strv_addf(&o, "pids=%llu", (unsigned long long)k->options.pids) < 0 ||
+          strv_addf(&o, "files=%llu", (unsigned long long)k->options.files) < 0 ||
+          strv_addf(&o, "path=%s", paths_interpreter()) < 0;
+    if (k->options.tmp_size)
+        bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;
+    for (size_t i = 0; !bad && i < k->python.paths.len; i++)
+        bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
+    return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
+}
+
+/* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
+ * before the last process has been started, and the sandbox is being built while we bind. */
+static int
+start(struct kernel *k, struct err *err)
+{
+    int exit_code = EXIT_INPUT;
+
+    if (sodium_init() < 0)
+        return err_set(err, EIO, "libsodium does not start"), EXIT_SYSTEM;
+    if (!k->options.connection_file)
+        return err_set(err, EINVAL, "no connection file: husk kernel -f FILE"), EXIT_USAGE;
+    if (conn_load(k->options.connection_file, &k->conn, &exit_code, err) < 0)
+        return exit_code;
+    k->wire = wire_new(k->conn.scheme, k->conn.key, k->conn.key_len, err);
+    if (!k->wire)
+        return EXIT_DATA;
+    conn_forget_key(&k->conn);
+    if (find_directory(k, err) < 0 || open_signals(k, err) < 0)
+        return EXIT_SYSTEM;
+    if (box_start(paths_broker(), paths_init(), &k->box, err) < 0)
+        return EXIT_SYSTEM;
+    if (python_find(k->options.python, paths_probe(), &k->python, err) < 0)
+        return EXIT_PYTHON;
+    if (ask_for_sandbox(k, err) < 0)
+        return EXIT_SYSTEM;
+    if (sockets_open(&k->conn, &k->sockets, &exit_code, err) < 0)
+        return exit_code;
+    iopub_init(&k->iopub, k->sockets.socket[IOPUB], k->wire);
+    watch_parent(k);
+    return EXIT_OK;
+}
+
+/*** The loop ***/
+
+enum source {
+    ON_SHELL,
+    ON_CONTROL,
+    ON_IOPUB,
+    ON_STDIN,
+    ON_HB,
+    ON_BOX,
+    ON_SIGNAL,
+    ON_PARENT,
+    ON_INTERP, /* its socket; then its pipes */
+    ON_PIPE0,
+    ON_PIPE1,
+    SOURCES
+};
+
+static size_t
+list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
+{
+    const struct timeline *t = &k->interp.timeline;
+    int alive = k->interp.state >= INTERP_STARTING && k->interp.state != INTERP_DEAD &&
+                !k->interp.broken.code && !t->ended;
+
+    for (int c = 0; c < CHANNELS; c++)
+        items[c] = (zmq_pollitem_t){.socket = k->sockets.socket[c], .events = ZMQ_POLLIN};
+    items[ON_BOX] = (zmq_pollitem_t){.fd = k->box.socket, .events = ZMQ_POLLIN};
+    items[ON_SIGNAL] = (zmq_pollitem_t){.fd = k->signals, .events = ZMQ_POLLIN};
+    items[ON_PARENT] = (zmq_pollitem_t){.fd = k->parent, .events = ZMQ_POLLIN};
+    if (k->parent < 0)
+        items[ON_PARENT].fd = k->signals;
+    /* A slow client: the interpreter is not read, so that it waits too. */
+    if (!alive || iopub_blocked(&k->iopub))
+        return ON_INTERP;
+    items[ON_INTERP] = (zmq_pollitem_t){.fd = t->socket, .events = ZMQ_POLLIN};
+    if (k->interp.out.len)
+        items[ON_INTERP].events |= ZMQ_POLLOUT;
+    for (int i = 0; i < 2; i++)
+        items[ON_PIPE0 + i] = (zmq_pollitem_t){
+            .fd = t->pipe[i] >= 0 ? t->pipe[i] : t->socket, .events = ZMQ_POLLIN};
+    return SOURCES;
+}
+
+static void
+sooner(int64_t *at, int64_t other)
+{
+    if (other && (!*at || other < *at))
+        *at = other;
+}
+
+static long
+timeout(const struct kernel *k)
+{
+    int64_t now = now_ms(), at = iopub_deadline(&k->iopub, now);
+
+    sooner(&at, k->interp.timeline.look_again);
+    sooner(&at, k->ending);
+    if (!at)
+        return -1;
+    return at > now ? (long)(at - now) : 0;
+}
+
+static void
+echo_heartbeat(struct kernel *k)
+{
+    struct frames f = {0};
+
+    while (frames_recv(&f, k->sockets.socket[HB])) {
+        for (size_t i = 0; i < f.n; i++)
+            send_bytes(k->sockets.socket[HB], f.bytes[i], i + 1 < f.n);
+        frames_release(&f);
+    }
+    frames_release(&f);
+}
+
+static void
+take_signals(struct kernel *k)
+{
+    struct signalfd_siginfo info;
+
+    while (read(k->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGINT)
+            interp_interrupt(k);
+        else
+            kernel_end(k);
+    }
+}
+
+static void
+take_box_events(struct kernel *k)
+{
+    struct frame event;
+    struct err err;
+    int r;
+
+    while (!k->done && (r = box_event(&k->box, &event, &err)) != 0) {
+        if (r < 0) {
+            kernel_fail(k, EXIT_SANDBOX, &err);
+            return;
+        }
+        interp_event(k, &event);
+    }
+}
+
+static void
+turn(struct kernel *k)
+{
+    zmq_pollitem_t items[SOURCES];
+    size_t n = list_sources(k, items);
+
+    if (zmq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
+        return;
+    if (items[ON_SIGNAL].revents)
+        take_signals(k);
+    if (items[ON_PARENT].revents && k->parent >= 0)
+        k->done = 1;
+    if (items[ON_IOPUB].revents)
+        iopub_subscriptions(&k->iopub);
+    if (items[ON_HB].revents)
+        echo_heartbeat(k);
+    if (items[ON_CONTROL].revents)
+        dispatch_socket(k, CONTROL);
+    if (items[ON_SHELL].revents)
+        dispatch_socket(k, SHELL);
+    if (items[ON_STDIN].revents)
+        dispatch_stdin(k);
+    if (k->interp.out.len)
+        interp_flush(k);
+    interp_feed(k);
+    interp_run(k);
+    if (items[ON_BOX].revents)
+        take_box_events(k);
+    iopub_tick(&k->iopub, now_ms());
+    interp_feed(k);
+    if (k->ending && now_ms() >= k->ending)
+        k->done = 1;
+}
+
+void
+kernel_end(struct kernel *k)
+{
+    if (k->ending)
+        return;
+    k->ending = now_ms() + END_MS;
+    if (k->interp.state < INTERP_STARTING)
+        k->done = 1;
+    interp_shutdown(k);
+}
+
+void
+kernel_fail(struct kernel *k, int exit_code, const struct err *err)
+{
+    if (k->done)
+        return;
+    log_error("%s", err->text);
+    k->exit_code = exit_code;
+    k->done = 1;
+}
+
+static void
+release(struct kernel *k)
+{
+    if (k->iopub.socket)
+        interp_release(k);
+    box_end(&k->box);
+    iopub_release(&k->iopub);
+    sockets_close(&k->sockets, LINGER_MS);
+    wire_free(k->wire);
+    conn_release(&k->conn);
+    python_release(&k->python);
+    parents_release(&k->parents);
+    history_release(&k->history);
+    fd_close(&k->signals);
+    fd_close(&k->parent);
+}
+
+int
+kernel_run(struct kernel *k, struct err *err)
+{
+    int r;
+
+    k->box = BOX_EMPTY;
+    k->interp.timeline = (struct timeline){.socket = -1, .pipe = {-1, -1}};
+    k->signals = k->parent = -1;
+    k->next_count = 1;
+    r = start(k, err);
+    if (r == EXIT_OK) {
+        iopub_status(&k->iopub, "starting", (struct bytes){0});
+        while (!k->done)
+            turn(k);
+        r = k->exit_code;
+    }
+    release(k);
+    return r;
+}

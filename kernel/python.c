@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/python.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PROBE_MS 10000
+#define PROBE_BYTES (1 << 20)
+
+extern char **environ;
+
+static int
+find_candidate(const char *wanted, char *into, size_t size)
+{
+    const char *prefix;
+
+    if (wanted)
+        return snprintf(into, size, "%s", wanted) < (int)size ? 0 : -1;
+    prefix = getenv("VIRTUAL_ENV");
+    if (!prefix || !*prefix)
+        prefix = getenv("CONDA_PREFIX");
+    if (prefix && *prefix) {
+        snprintf(into, size, "%s/bin/python", prefix);
+        if (access(into, X_OK) == 0)
+            return 0;
+    }
+    return snprintf(into, size, "python3") < (int)size ? 0 : -1;
+}
+
+static int
+start_probe(const char *python, const char *probe, int out, int errors, pid_t *ret, struct err *err)
+{
+    char *const argv[] = {(char *)python, (char *)"-I", (char *)"-S", (char *)"-B", (char *)probe, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    int r;
+
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, out, 1);
+    posix_spawn_file_actions_adddup2(&actions, errors, 2);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&attr, &none);
+    r = posix_spawnp(ret, python, &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    if (r == 0)
+        return 0;
+    errno = r;
+    return err_errno(err, "run Python '%s'", python);
+}
+
+/* Reads until the end, or until time or patience is over. */
+static int
+read_answer(int fd, struct buf *ret)
+{
+    int64_t end = now_ms() + PROBE_MS;
+
+    for (;;) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int64_t left = end - now_ms();
+        ssize_t n;
+
+        if (left <= 0 || ret->len > PROBE_BYTES || buf_reserve(ret, 4096) < 0)
+            return -1;
+        if (poll(&p, 1, (int)left) <= 0)
+            continue;
+        n = read(fd, ret->data + ret->len, 4096);
+        if (n <= 0)
+            return (int)n;
+        ret->len += (size_t)n;
+    }
+}
+
+/* The last line that a failing Python printed usually says why. */
+static const char *
+last_line(struct buf *text)
+{
+    char *line;
+
+    while (text->len && text->data[text->len - 1] == '\n')
+        text->len--;
+    if (!text->len || !buf_string(text))
+        return "it printed nothing";
+    line = strrchr((char *)text->data, '\n');
+    return line ? line + 1 : (char *)text->data;
+}
+
+static int
+parse_answer(struct buf *text, struct python *ret)
+{
+    char *rest = (char *)buf_string(text), *line;
+
+    if (!rest)
+        return -1;
+    while ((line = strsep(&rest, "\n"))) {
+        char *value = strchr(line, '=');
+        if (!value)
+            continue;
+        *value++ = 0;
+        if (strcmp(line, "executable") == 0 && !ret->executable)
+            ret->executable = strdup(value);
+        else if (strcmp(line, "version") == 0 && !ret->version)
+            ret->version = strdup(value);
+        else if (strcmp(line, "path") == 0 && !strv_has(&ret->paths, value) &&
+                 strv_add(&ret->paths, value) < 0)
+            return -1;
+    }
+    return ret->executable && ret->version ? 0 : -1;
+}
+
+int
+python_find(const char *wanted, const char *probe, struct python *ret, struct err *err)
+{
+    scoped(python_release) struct python python = {0};
+    scoped(buf_release) struct buf answer = {0};
+    char name[4096];
+    int out[2], status = 0, r, major = 0, minor = 0;
+    pid_t pid;
+
+    if (find_candidate(wanted, name, sizeof name) < 0)
+        return err_set(err, ENAMETOOLONG, "the name of Python is too long");
+    if (pipe2(out, O_CLOEXEC) < 0)
+        return err_errno(err, "make a pipe");
+    if (start_probe(name, probe, out[1], out[1], &pid, err) < 0) {
+        close(out[0]);
+        close(out[1]);
+        return -1;
+    }
+    close(out[1]);
+    r = read_answer(out[0], &answer);
+    close(out[0]);
+    if (r < 0)
+        kill(pid, SIGKILL);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (r < 0)
+        return err_set(err, ETIMEDOUT, "Python '%s' gave no answer in %d s", name, PROBE_MS / 1000);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return err_set(err, ENOEXEC, "Python '%s' does not start: %s", name, last_line(&answer));
+    if (parse_answer(&answer, &python) < 0)
+        return err_set(err, ENOEXEC, "'%s' does not answer like a Python: %s", name,
+                       last_line(&answer));
+    if (sscanf(python.version, "%d.%d", &major, &minor) != 2 || major != 3 || minor < 9)
+        return err_set(err, ENOTSUP, "'%s' is Python %s; husk needs 3.9 or newer", name,
+                       python.version);
+    *ret = python;
+    python = (struct python){0}; /* moved to the caller */
+    return 0;
+}
+
+void
+python_release(struct python *p)
+{
+    free(p->executable);
+    free(p->version);
+    strv_release(&p->paths);
+    *p = (struct python){0};
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel/json.h"
+#include "kernel/kernel.h"
+
+void
+reply_begin(struct kernel *k, struct request *r)
+{
+    iopub_status(&k->iopub, "busy", request_header(r));
+}
+
+static void
+end(struct kernel *k, struct request *r)
+{
+    iopub_status(&k->iopub, "idle", request_header(r));
+    request_free(r);
+}
+
+/* Sends a message of type `type` to the client that sent r. */
+static void
+send_to_client(struct kernel *k, void *socket, struct request *r, const char *type,
+               struct bytes metadata, struct bytes content)
+{
+    scoped(buf_release) struct buf header = {0};
+    struct bytes part[WIRE_PARTS];
+    char sig[WIRE_SIGNATURE];
+
+    if (wire_header(k->wire, type, &header) < 0)
+        abort(); /* a reply must not be lost: without memory there is no kernel */
+    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
+    part[WIRE_PARENT] = request_header(r);
+    part[WIRE_METADATA] = metadata;
+    part[WIRE_CONTENT] = content;
+    wire_sign(k->wire, part, sig);
+    /* A ROUTER drops what is for a client that has gone; its queue has no limit. */
+    for (size_t i = 0; i < r->msg.identities; i++)
+        send_bytes(socket, r->frames.bytes[i], 1);
+    send_bytes(socket, BYTES(WIRE_DELIMITER), 1);
+    send_bytes(socket, bytes_of(sig), 1);
+    for (int i = 0; i < WIRE_PARTS; i++)
+        send_bytes(socket, part[i], i + 1 < WIRE_PARTS);
+}
+
+void
+reply_content(struct kernel *k, struct request *r, struct bytes content, const char *status)
+{
+    char metadata[256];
+
+    snprintf(metadata, sizeof metadata,
+             "{\"started\":\"%s\",\"dependencies_met\":true,\"engine\":\"%s\",\"status\":\"%s\"}",
+             r->started, wire_session(k->wire), status);
+    if (r->type->reply)
+        send_to_client(k, k->sockets.socket[r->channel], r, r->type->reply, bytes_of(metadata),
+                       content);
+    end(k, r);
+}
+
+static void
+reply_failure(struct kernel *k, struct request *r, const char *status, const char *ename,
+              const char *evalue)
+{
+    scoped(buf_release) struct buf content = {0};
+    int bad = buf_printf(&content, "{\"status\":\"%s\",\"ename\":", status) < 0 ||
+              json_quote(bytes_of(ename), &content) < 0 || buf_text(&content, ",\"evalue\":") < 0 ||
+              json_quote(bytes_of(evalue), &content) < 0 ||
+              buf_text(&content, ",\"traceback\":[]") < 0;
+
+    if (r->type->frame == FRAME_EXECUTE)
+        bad = bad || buf_printf(&content,
+                                ",\"execution_count\":%u,\"user_expressions\":{},\"payload\":[]",
+                                r->count ? r->count : k->next_count) < 0;
+    if (bad || buf_add(&content, "}", 1) < 0)
+        abort();
+    reply_content(k, r, (struct bytes){content.data, content.len}, status);
+}
+
+void
+reply_error(struct kernel *k, struct request *r, const char *ename, const char *evalue)
+{
+    reply_failure(k, r, "error", ename, evalue);
+}
+
+void
+reply_aborted(struct kernel *k, struct request *r)
+{
+    reply_failure(k, r, "aborted", "Aborted", "an earlier cell failed, and this one was not run");
+}
+
+void
+reply_none(struct kernel *k, struct request *r)
+{
+    end(k, r);
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/sockets.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernel/exits.h"
+
+#define BIND_TRIES 20 /* of 50 ms */
+#define IOPUB_HWM 16384 /* messages queued for one subscriber before it counts as stopped */
+
+static const int types[CHANNELS] = {[SHELL] = ZMQ_ROUTER,
+                                    [CONTROL] = ZMQ_ROUTER,
+                                    [IOPUB] = ZMQ_XPUB,
+                                    [STDIN] = ZMQ_ROUTER,
+                                    [HB] = ZMQ_ROUTER};
+
+static int
+set_int(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+static int
+configure(void *socket, enum channel channel)
+{
+    int64_t no_limit = -1;
+
+    if (set_int(socket, ZMQ_LINGER, 1000) < 0 ||
+        zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &no_limit, sizeof no_limit) < 0)
+        return -1;
+    if (channel == IOPUB)
+        /* MANUAL: a subscription takes effect when we have seen it, so that iopub_welcome is the
+         * first message of every subscriber. NODROP: a full queue is told, not silent loss. */
+        return set_int(socket, ZMQ_XPUB_MANUAL, 1) < 0 || set_int(socket, ZMQ_XPUB_NODROP, 1) < 0 ||
+                       set_int(socket, ZMQ_SNDHWM, IOPUB_HWM) < 0
+                   ? -1
+                   : 0;
+    /* A client that reconnects comes with its old identity (ipykernel issue 270). */
+    return set_int(socket, ZMQ_ROUTER_HANDOVER, 1) < 0 || set_int(socket, ZMQ_SNDHWM, 0) < 0 ||
+                   set_int(socket, ZMQ_RCVHWM, 0) < 0
+               ? -1
+               : 0;
+}
+
+/* libzmq would remove whatever stands at the path of an ipc socket: look first. */
+static int
+check_ipc_path(const char *address, struct strv *files, struct err *err)
+{
+    const char *path = address + strlen("ipc://");
+    struct stat st;
+
+    if (strncmp(address, "ipc://", 6) != 0)
+        return 0;
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        return err_set(err, EADDRINUSE, "'%s' exists and is no socket", path);
+    return strv_add(files, path) < 0 ? err_errno(err, "keep '%s'", path) : 0;
+}
+
+static int
+bind_one(struct sockets *s, const struct conn *conn, enum channel channel, struct err *err)
+{
+    char address[512];
+    struct timespec pause = {.tv_nsec = 50000000};
+
+    if (conn_address(conn, channel, address, sizeof address) < 0)
+        return err_set(err, ENAMETOOLONG, "the address of %s is too long", channel_names[channel]);
+    s->socket[channel] = zmq_socket(s->context, types[channel]);
+    if (!s->socket[channel] || configure(s->socket[channel], channel) < 0)
+        return err_set(err, errno, "make the %s socket: %s", channel_names[channel],
+                       zmq_strerror(errno));
+    if (check_ipc_path(address, &s->files, err) < 0)
+        return err_wrap(err, "bind %s", channel_names[channel]);
+    for (int tries = 0; zmq_bind(s->socket[channel], address) < 0; tries++) {
+        if (errno != EADDRINUSE || tries == BIND_TRIES)
+            return err_set(err, errno, "bind %s to '%s': %s", channel_names[channel], address,
+                           zmq_strerror(errno));
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
+int
+sockets_open(const struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err)
+{
+    struct sockets s = {.context = zmq_ctx_new()};
+    mode_t mask = umask(077); /* socket files are for their owner only */
+    int r = 0;
+
+    *ret_exit = EXIT_BUSY;
+    if (!s.context)
+        r = err_errno(err, "start ZeroMQ");
+    for (int c = 0; r == 0 && c < CHANNELS; c++)
+        r = bind_one(&s, conn, c, err);
+    umask(mask);
+    if (r < 0)
+        sockets_close(&s, 0);
+    else
+        *ret = s;
+    return r;
+}
+
+void
+sockets_close(struct sockets *s, int linger_ms)
+{
+    for (int c = 0; c < CHANNELS; c++) {
+        if (!s->socket[c])
+            continue;
+        set_int(s->socket[c], ZMQ_LINGER, linger_ms);
+        zmq_close(s->socket[c]);
+    }
+    if (s->context)
+        zmq_ctx_term(s->context);
+    for (size_t i = 0; i < s->files.len; i++)
+        unlink(s->files.item[i]);
+    strv_release(&s->files);
+    memset(s->socket, 0, sizeof s->socket);
+    s->context = NULL;
+}
+
+static int
+make_room(struct frames *f)
+{
+    size_t size = f->size ? 2 * f->size : 8;
+    zmq_msg_t *msg = realloc(f->msg, size * sizeof *msg);
+    struct bytes *bytes;
+
+    if (!msg)
+        return -1;
+    f->msg = msg;
+    bytes = realloc(f->bytes, size * sizeof *bytes);
+    if (!bytes)
+        return -1;
+    f->bytes = bytes;
+    f->size = size;
+    return 0;
+}
+
+int
+frames_recv(struct frames *f, void *socket)
+{
+    int more = 1;
+
+    f->n = 0;
+    while (more) {
+        zmq_msg_t *m;
+        if (f->n == f->size && make_room(f) < 0)
+            abort(); /* half a message taken: no way to go on */
+        m = &f->msg[f->n];
+        zmq_msg_init(m);
+        if (zmq_msg_recv(m, socket, f->n ? 0 : ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(m);
+            return 0;
+        }
+        f->n++;
+        more = zmq_msg_more(m);
+    }
+    /* Small frames live inside zmq_msg_t, which may have moved: take the addresses last. */
+    for (size_t i = 0; i < f->n; i++)
+        f->bytes[i] = (struct bytes){zmq_msg_data(&f->msg[i]), zmq_msg_size(&f->msg[i])};
+    return 1;
+}
+
+void
+frames_release(struct frames *f)
+{
+    for (size_t i = 0; i < f->n; i++)
+        zmq_msg_close(&f->msg[i]);
+    free(f->msg);
+    free(f->bytes);
+    *f = (struct frames){0};
+}
+
+int
+send_bytes(void *socket, struct bytes data, int more)
+{
+    int r;
+
+    do
+        r = zmq_send(socket, data.data, data.len, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -1 : 0;
+}

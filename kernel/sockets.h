@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * sockets.h: the five ZeroMQ sockets of a kernel, and whole messages over them.
+ *
+ * ZeroMQ has threads of its own from sockets_open() on: nothing forks after it.
+ */
+#pragma once
+
+#include <zmq.h>
+
+#include "kernel/conn.h"
+
+struct sockets {
+    void *context;
+    void *socket[CHANNELS];
+    struct strv files; /* of ipc sockets, to remove */
+};
+
+/* Binds all. A busy address is tried again for a second: the kernel before us may still be on
+ * its way out. *ret_exit is what the program should exit with on failure. */
+int sockets_open(const struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err);
+/* Sends what is queued for at most `linger_ms`, closes, removes socket files. */
+void sockets_close(struct sockets *sockets, int linger_ms);
+
+/* A received message of any number of frames. */
+struct frames {
+    zmq_msg_t *msg; /* owned */
+    struct bytes *bytes; /* of each frame, borrowed from msg */
+    size_t n, size;
+};
+/* Receives a whole message. 1, or 0 when nothing is there. */
+int frames_recv(struct frames *f, void *socket);
+void frames_release(struct frames *f);
+
+/* Sends one frame; copies. -1 with errno EAGAIN when the socket would block. */
+int send_bytes(void *socket, struct bytes data, int more);

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/wire.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernel/json.h"
+#include "wall/frame.h"
+
+#define DIGEST_MAX EVP_MAX_MD_SIZE
+#define BLOCK_MAX 128 /* bytes: the block of sha384 and sha512 */
+
+/* Signatures seen: a ring of digests for their order, and a hash table over it. */
+struct replays {
+    uint8_t (*ring)[16];
+    uint32_t *bucket; /* index + 1 of the newest digest with this hash; 0: none */
+    uint32_t *chain;  /* for each digest the next older one with this hash */
+    uint32_t next;
+};
+
+struct wire {
+    EVP_MD_CTX *inner, *outer; /* states after the key's two blocks (RFC 2104) */
+    EVP_MD_CTX *work;
+    size_t digest; /* bytes; 0 without a key */
+    char session[37];
+    uint64_t count;
+    char last_id[64];
+    struct replays replays;
+};
+
+/*** The key ***/
+
+/* RFC 2104 with the two key blocks hashed once: each message then costs its own length and two
+ * blocks. libcrypto because it uses the SHA instructions of the machine. */
+static int
+set_key(struct wire *w, const EVP_MD *md, const uint8_t *key, size_t len, struct err *err)
+{
+    size_t block = (size_t)EVP_MD_block_size(md);
+    uint8_t pad[2][BLOCK_MAX] = {{0}};
+    unsigned int hashed = 0;
+    int ok = 1;
+
+    if (len > block)
+        ok = EVP_Digest(key, len, pad[0], &hashed, md, NULL);
+    else
+        memcpy(pad[0], key, len);
+    memcpy(pad[1], pad[0], block);
+    for (size_t i = 0; i < block; i++) {
+        pad[0][i] ^= 0x36;
+        pad[1][i] ^= 0x5c;
+    }
+    w->inner = EVP_MD_CTX_new();
+    w->outer = EVP_MD_CTX_new();
+    w->work = EVP_MD_CTX_new();
+    ok = ok && w->inner && w->outer && w->work && EVP_DigestInit_ex(w->inner, md, NULL) &&
+         EVP_DigestUpdate(w->inner, pad[0], block) && EVP_DigestInit_ex(w->outer, md, NULL) &&
+         EVP_DigestUpdate(w->outer, pad[1], block);
+    sodium_memzero(pad, sizeof pad);
+    w->digest = (size_t)EVP_MD_size(md);
+    return ok ? 0 : err_set(err, ENOTSUP, "libcrypto refuses digest '%s'", EVP_MD_name(md));
+}
+
+static void
+digest(struct wire *w, const struct bytes part[static WIRE_PARTS], uint8_t into[static DIGEST_MAX])
+{
+    unsigned int len;
+
+    EVP_MD_CTX_copy_ex(w->work, w->inner);
+    for (int i = 0; i < WIRE_PARTS; i++)
+        EVP_DigestUpdate(w->work, part[i].data, part[i].len);
+    EVP_DigestFinal_ex(w->work, into, &len);
+    EVP_MD_CTX_copy_ex(w->work, w->outer);
+    EVP_DigestUpdate(w->work, into, len);
+    EVP_DigestFinal_ex(w->work, into, &len);
+}
+
+static const EVP_MD *
+find_digest(const char *scheme)
+{
+    static const char *const known[] = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512"};
+
+    if (strncmp(scheme, "hmac-", 5) != 0)
+        return NULL;
+    for (size_t i = 0; i < countof(known); i++)
+        if (strcmp(scheme + 5, known[i]) == 0)
+            return EVP_get_digestbyname(known[i]);
+    return NULL;
+}
+
+struct wire *
+wire_new(const char *scheme, const void *key, size_t len, struct err *err)
+{
+    const EVP_MD *md = find_digest(scheme);
+    struct wire *w;
+    uint8_t random[16];
+
+    if (!md) {
+        err_set(err, ENOTSUP,
+                "signature scheme '%s' is not one of hmac-md5, -sha1, -sha224, -sha256, -sha384, "
+                "-sha512", scheme);
+        return NULL;
+    }
+    w = calloc(1, sizeof *w);
+    if (!w || !(w->replays.ring = calloc(WIRE_REPLAYS, sizeof *w->replays.ring)) ||
+        !(w->replays.bucket = calloc(WIRE_REPLAYS, sizeof *w->replays.bucket)) ||
+        !(w->replays.chain = calloc(WIRE_REPLAYS, sizeof *w->replays.chain))) {
+        err_errno(err, "make room for signatures");
+        wire_free(w);
+        return NULL;
+    }
+    if (len && set_key(w, md, key, len, err) < 0) {
+        wire_free(w);
+        return NULL;
+    }
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(w->session, sizeof w->session, random, sizeof random);
+    return w;
+}
+
+void
+wire_free(struct wire *w)
+{
+    if (!w)
+        return;
+    EVP_MD_CTX_free(w->inner); /* wipes its state */
+    EVP_MD_CTX_free(w->outer);
+    EVP_MD_CTX_free(w->work);
+    free(w->replays.ring);
+    free(w->replays.bucket);
+    free(w->replays.chain);
+    free(w);
+}
+
+const char *
+wire_session(const struct wire *w)
+{
+    return w->session;
+}
+
+/*** Verifying ***/
+
+static uint32_t
+bucket_of(const uint8_t *seen)
+{
+    return (get16(seen)) % WIRE_REPLAYS;
+}
+
+static int
+was_seen(const struct replays *r, const uint8_t *seen)
+{
+    for (uint32_t i = r->bucket[bucket_of(seen)]; i; i = r->chain[i - 1])
+        if (memcmp(r->ring[i - 1], seen, sizeof r->ring[0]) == 0)
+            return 1;
+    return 0;
+}
+
+static void
+remember(struct replays *r, const uint8_t *seen)
+{
+    uint32_t at = r->next++ % WIRE_REPLAYS, *link;
+
+    /* The digest that stood here is the oldest of all, so it is the last of its chain. */
+    for (link = &r->bucket[bucket_of(r->ring[at])]; *link; link = &r->chain[*link - 1])
+        if (*link == at + 1) {
+            *link = 0;
+            break;
+        }
+    memcpy(r->ring[at], seen, sizeof r->ring[0]);
+    r->chain[at] = r->bucket[bucket_of(seen)];
+    r->bucket[bucket_of(seen)] = at + 1;
+}
+
+static int
+verify(struct wire *w, struct bytes sig, const struct bytes part[static WIRE_PARTS],
+       struct err *err)
+{
+    uint8_t right[DIGEST_MAX];
+    char hex[WIRE_SIGNATURE];
+
+    if (!w->digest)
+        return 0;
+    if (sig.len != 2 * w->digest)
+        return err_set(err, EBADMSG, "a signature of %zu bytes, not %zu", sig.len, 2 * w->digest);
+    digest(w, part, right);
+    sodium_bin2hex(hex, sizeof hex, right, w->digest);
+    if (sodium_memcmp(hex, sig.data, sig.len) != 0)
+        return err_set(err, EBADMSG, "a wrong signature");
+    if (was_seen(&w->replays, right))
+        return err_set(err, EBADMSG, "a signature that was used before");
+    remember(&w->replays, right);
+    return 0;
+}
+
+static int
+parse(const struct bytes *frames, size_t delimiter, size_t n, struct wire_msg *m, struct err *err)
+{
+    static const char *const names[] = {"header", "parent_header", "metadata", "content"};
+    struct err why;
+
+    m->first_identity = 0;
+    m->identities = delimiter;
+    m->first_buffer = delimiter + 2 + WIRE_PARTS;
+    m->buffers = n - m->first_buffer;
+    for (int i = 0; i < WIRE_PARTS; i++) {
+        m->part[i] = frames[delimiter + 2 + (size_t)i];
+        if (i != WIRE_CONTENT && json_check_object(m->part[i], &why) < 0)
+            return err_set(err, EBADMSG, "%s: %s", names[i], why.text);
+    }
+    if (json_get(m->part[WIRE_HEADER], "msg_id", &m->msg_id) != JSON_STRING ||
+        json_get(m->part[WIRE_HEADER], "msg_type", &m->msg_type) != JSON_STRING)
+        return err_set(err, EBADMSG, "a header without msg_id and msg_type");
+    return 0;
+}
+
+int
+wire_open(struct wire *w, const struct bytes *frames, size_t n, struct wire_msg *ret,
+          struct err *err)
+{
+    struct wire_msg m = {0};
+    size_t delimiter = 0;
+
+    while (delimiter < n && !bytes_equal(frames[delimiter], WIRE_DELIMITER))
+        delimiter++;
+    if (delimiter == n)
+        return err_set(err, EBADMSG, "%zu frames without a delimiter", n);
+    if (n - delimiter < 2 + WIRE_PARTS)
+        return err_set(err, EBADMSG, "%zu frames after the delimiter", n - delimiter - 1);
+    if (verify(w, frames[delimiter + 1], frames + delimiter + 2, err) < 0 ||
+        parse(frames, delimiter, n, &m, err) < 0)
+        return -1;
+    *ret = m;
+    return 0;
+}
+
+/*** Making ***/
+
+const char *
+wire_date(char into[static 32])
+{
+    struct timespec t;
+    struct tm tm;
+    size_t len;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    gmtime_r(&t.tv_sec, &tm);
+    len = strftime(into, 32, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(into + len, 32 - len, ".%06ldZ", t.tv_nsec / 1000);
+    return into;
+}
+
+int
+wire_header(struct wire *w, const char *type, struct buf *ret)
+{
+    char date[32];
+
+    snprintf(w->last_id, sizeof w->last_id, "%s_%llu", w->session, (unsigned long long)w->count++);
+    return buf_printf(ret,
+                      "{\"msg_id\":\"%s\",\"msg_type\":\"%s\",\"username\":\"husk\","
+                      "\"session\":\"%s\",\"date\":\"%s\",\"version\":\"" WIRE_PROTOCOL "\"}",
+                      w->last_id, type, w->session, wire_date(date));
+}
+
+const char *
+wire_last_id(const struct wire *w)
+{
+    return w->last_id;
+}
+
+size_t
+wire_sign(struct wire *w, const struct bytes part[static WIRE_PARTS],
+          char into[static WIRE_SIGNATURE])
+{
+    uint8_t sum[DIGEST_MAX];
+
+    *into = 0;
+    if (!w->digest)
+        return 0;
+    digest(w, part, sum);
+    sodium_bin2hex(into, WIRE_SIGNATURE, sum, w->digest);
+    return 2 * w->digest;
+}

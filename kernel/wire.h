@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * wire.h: the Jupyter wire format (jupyter_client docs/messaging.rst, "The Wire Protocol"),
+ * without sockets, and the only holder of the key.
+ *
+ *     [identity...] "<IDS|MSG>" signature header parent_header metadata content [buffer...]
+ *
+ * A message is verified over the bytes as they came, before anything of it is parsed. What is
+ * sent on (a header as parent, content from the interpreter) is signed as the bytes it is.
+ */
+#pragma once
+
+#include "base/base.h"
+#include "base/err.h"
+
+#define WIRE_PROTOCOL "5.5"   /* everywhere: header, kernel_info, kernelspec */
+#define WIRE_DELIMITER "<IDS|MSG>"
+#define WIRE_SIGNATURE 129    /* bytes: the longest hex digest (sha512) and a NUL */
+#define WIRE_REPLAYS 65536    /* signatures remembered */
+
+struct wire; /* key, session, counters */
+
+enum wire_part { WIRE_HEADER, WIRE_PARENT, WIRE_METADATA, WIRE_CONTENT, WIRE_PARTS };
+
+/* A verified message. All bytes are borrowed from the frames given to wire_open(). */
+struct wire_msg {
+    struct bytes part[WIRE_PARTS]; /* JSON objects that json_check() accepted */
+    struct bytes msg_id;           /* JSON string, with its quotes */
+    struct bytes msg_type;         /* likewise */
+    size_t first_identity, identities;
+    size_t first_buffer, buffers; /* indexes into the frames */
+};
+
+/* Takes the key; the caller may forget its own. scheme: "hmac-NAME" with a digest of libcrypto
+ * that is in use (md5, sha1, sha224, sha256, sha384, sha512). */
+struct wire *wire_new(const char *scheme, const void *key, size_t len, struct err *err);
+void wire_free(struct wire *wire);
+
+const char *wire_session(const struct wire *wire);
+
+/* Verifies, then parses. Refuses: no delimiter, too few parts, a wrong signature, a signature
+ * that was seen before, parts that are not JSON objects, a header without msg_id or msg_type.
+ * The signature is remembered only if it was right, so that a forger cannot block a message by
+ * sending its signature first. */
+int wire_open(struct wire *wire, const struct bytes *frames, size_t n, struct wire_msg *ret,
+              struct err *err);
+
+/* Appends a new header of ours. `type` is a literal without anything to escape. */
+int wire_header(struct wire *wire, const char *type, struct buf *ret);
+/* The msg_id of the last header made, without quotes. */
+const char *wire_last_id(const struct wire *wire);
+
+/* Hex signature of four parts; "" without a key. Returns its length. */
+size_t wire_sign(struct wire *wire, const struct bytes part[static WIRE_PARTS],
+                 char into[static WIRE_SIGNATURE]);
+
+/* The present time as the protocol writes it: "2026-11-24T10:00:00.123456Z". */
+const char *wire_date(char into[static 32]);
