@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -42,6 +43,7 @@ static struct ring *ring;
 static uint8_t *ring_data;
 static const struct progress *progress;
 static int pipes[2] = {-1, -1}; /* own copies of 1 and 2: user code may redirect those */
+static int waiting = -1;        /* epoll: readable while a pipe holds bytes */
 static uint64_t written[2];     /* bytes of the pipes when last told by a MARK */
 static uint32_t rung;           /* the last bell that was answered */
 static int forked;              /* 1 in children of the process that was started */
@@ -64,16 +66,19 @@ after_fork(void)
 static void
 count_written(uint64_t into[2])
 {
+    struct epoll_event event;
+
     for (int tries = 0; tries < 100000; tries++) {
         uint32_t seq = __atomic_load_n(&progress->seq, __ATOMIC_ACQUIRE);
-        int waiting[2] = {0, 0};
+        int inside[2] = {0, 0};
 
         if (seq & 1)
             continue;
-        for (int i = 0; i < 2; i++) {
-            ioctl(pipes[i], FIONREAD, &waiting[i]);
-            into[i] = __atomic_load_n(&progress->drained[i], __ATOMIC_RELAXED) + (uint64_t)waiting[i];
-        }
+        if (epoll_wait(waiting, &event, 1, 0) != 0)
+            for (int i = 0; i < 2; i++)
+                ioctl(pipes[i], FIONREAD, &inside[i]);
+        for (int i = 0; i < 2; i++)
+            into[i] = __atomic_load_n(&progress->drained[i], __ATOMIC_RELAXED) + (uint64_t)inside[i];
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         if (__atomic_load_n(&progress->seq, __ATOMIC_RELAXED) == seq)
             return;
@@ -472,7 +477,31 @@ husk_receive(PyObject *self, PyObject *arg)
     }
 }
 
+/* buffered() -> bool: whether receive() has something without asking the socket */
+static PyObject *
+husk_buffered(PyObject *self, PyObject *none)
+{
+    return PyBool_FromLong(in.len > in_used);
+}
+
 /*** Start ***/
+
+/* The read ends themselves are not kept: epoll goes on as long as the supervisor holds them. */
+static int
+watch_pipes(void)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int r = 0;
+
+    waiting = epoll_create1(EPOLL_CLOEXEC);
+    if (waiting < 0)
+        return -1;
+    for (int i = 0; i < 2; i++) {
+        r |= epoll_ctl(waiting, EPOLL_CTL_ADD, INTERP_FD_PIPES + i, &event);
+        close(INTERP_FD_PIPES + i);
+    }
+    return r;
+}
 
 static void *
 map_shared(int fd, size_t size, int protection)
@@ -483,9 +512,9 @@ map_shared(int fd, size_t size, int protection)
     return at == MAP_FAILED ? NULL : at;
 }
 
-/* start(getter): take over the descriptors that the supervisor left (interp.h). */
+/* start(callable): take over the descriptors that the supervisor left (interp.h). */
 static PyObject *
-husk_start(PyObject *self, PyObject *getter)
+husk_start(PyObject *self, PyObject *callable)
 {
     struct ring *mapped;
 
@@ -495,13 +524,13 @@ husk_start(PyObject *self, PyObject *getter)
     mapped = map_shared(INTERP_FD_RING, RING_MAP, PROT_READ | PROT_WRITE);
     for (int i = 0; i < 2; i++)
         pipes[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 64);
-    if (!progress || !mapped || pipes[0] < 0 || pipes[1] < 0 ||
+    if (!progress || !mapped || pipes[0] < 0 || pipes[1] < 0 || watch_pipes() < 0 ||
         fcntl(INTERP_FD_SOCKET, F_SETFD, FD_CLOEXEC) < 0 ||
         pthread_atfork(NULL, NULL, after_fork) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     ring_data = (uint8_t *)mapped + RING_OFFSET;
-    slot_getter = getter;
-    Py_INCREF(getter);
+    slot_getter = callable;
+    Py_INCREF(callable);
     ring = mapped;
     Py_RETURN_NONE;
 }
@@ -526,10 +555,11 @@ husk_sync(PyObject *self, PyObject *none)
 }
 
 static PyMethodDef methods[] = {
-    {"start", husk_start, METH_O, "start(getter): take over the supervisor's descriptors"},
+    {"start", husk_start, METH_O, "start(callable): take over the supervisor's descriptors"},
     {"set_slot", husk_set_slot, METH_O, "set_slot(slot): the cell that output belongs to"},
     {"send", husk_send, METH_VARARGS, "send(number, slot, value, parts)"},
     {"receive", husk_receive, METH_O, "receive(block) -> (number, slot, value, parts) or None"},
+    {"buffered", husk_buffered, METH_NOARGS, "buffered() -> bool"},
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
     {"sync", husk_sync, METH_NOARGS, "sync(): flush C's stdio"},

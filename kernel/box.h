@@ -20,7 +20,7 @@ int box_start(const char *broker, const char *init, struct box *ret, struct err 
 
 /* Asks for the sandbox; the answer is an event. Each option is "NAME=VALUE". */
 int box_build(struct box *box, const struct strv *options, struct err *err);
-/* Starts a process; fds become its descriptors 1 to 5 and stay the caller's. */
+/* Starts a process; fds become its descriptors 1 to 7 and stay the caller's. */
 int box_spawn(struct box *box, uint32_t slot, const char *directory, const struct strv *argv,
               const struct strv *environment, const int fds[static SANDBOX_FDS],
               struct err *err);

@@ -87,28 +87,37 @@ read_all(json_t *root, struct conn *conn, struct err *err)
 }
 
 int
-conn_load(const char *path, struct conn *ret, int *ret_exit, struct err *err)
+conn_parse(uint8_t *text, size_t len, struct conn *ret, struct err *err)
 {
     scoped(conn_release) struct conn conn = {0};
-    scoped(buf_release) struct buf text = {0};
     json_error_t why;
     json_t *root;
     int r;
+
+    root = json_loadb((char *)text, len, 0, &why);
+    sodium_memzero(text, len);
+    if (!root)
+        return err_set(err, EINVAL, "line %d: %s", why.line, why.text);
+    r = read_all(root, &conn, err);
+    json_decref(root);
+    if (r < 0)
+        return -1;
+    *ret = conn;
+    conn = (struct conn){0}; /* moved to the caller */
+    return 0;
+}
+
+int
+conn_load(const char *path, struct conn *ret, int *ret_exit, struct err *err)
+{
+    scoped(buf_release) struct buf text = {0};
 
     *ret_exit = EXIT_INPUT;
     if (file_read(AT_FDCWD, path, CONN_FILE_MAX, &text) < 0)
         return err_errno(err, "read connection file '%s'", path);
     *ret_exit = EXIT_DATA;
-    root = json_loadb((char *)text.data, text.len, 0, &why);
-    sodium_memzero(text.data, text.len);
-    if (!root)
-        return err_set(err, EINVAL, "connection file '%s': line %d: %s", path, why.line, why.text);
-    r = read_all(root, &conn, err);
-    json_decref(root);
-    if (r < 0)
+    if (conn_parse(text.data, text.len, ret, err) < 0)
         return err_wrap(err, "connection file '%s'", path);
-    *ret = conn;
-    conn = (struct conn){0}; /* moved to the caller */
     return 0;
 }
 

@@ -21,6 +21,8 @@ struct conn {
 
 /* Reads the file. *ret_exit is what the program should exit with on failure. */
 int conn_load(const char *path, struct conn *ret, int *ret_exit, struct err *err);
+/* As conn_load, from the text of a file; the key's bytes in `text` are wiped. */
+int conn_parse(uint8_t *text, size_t len, struct conn *ret, struct err *err);
 /* The address of a channel as ZeroMQ wants it. */
 int conn_address(const struct conn *conn, enum channel channel, char *into, size_t size);
 void conn_forget_key(struct conn *conn);

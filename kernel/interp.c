@@ -29,8 +29,10 @@ on_text(void *self, int stream, uint32_t slot, struct bytes text)
         if (text.len <= LAST_WORDS && buf_add(words, text.data, text.len) < 0)
             words->len = 0;
     }
-    iopub_text(&k->iopub, stream ? STREAM_STDERR : STREAM_STDOUT,
-               parents_find(&k->parents, slot ? slot : k->parents.latest), text);
+    if (slot == 0)
+        slot = k->parents.latest;
+    iopub_text(&k->iopub, stream ? STREAM_STDERR : STREAM_STDOUT, slot,
+               parents_find(&k->parents, slot), text);
 }
 
 static int
@@ -311,50 +313,66 @@ tell(struct kernel *k, struct frame f, const struct bytes *parts, size_t n)
     interp_flush(k);
 }
 
-/* busy, execute_input, and the request itself. */
+/* busy and execute_input. */
+static void
+announce(struct kernel *k, struct request *r)
+{
+    scoped(buf_release) struct buf input = {0};
+    struct bytes code;
+
+    reply_begin(k, r);
+    if (r->type->frame != FRAME_EXECUTE || r->silent)
+        return;
+    json_get(request_content(r), "code", &code);
+    if (buf_printf(&input, "{\"execution_count\":%u,\"code\":", r->count) < 0 ||
+        buf_add(&input, code.data, code.len) < 0 || buf_add(&input, "}", 1) < 0)
+        abort();
+    iopub_publish(&k->iopub, "execute_input", request_header(r), (struct bytes){0},
+                  (struct bytes){input.data, input.len}, NULL, 0);
+}
+
+static void
+refuse_too_large(struct kernel *k, struct request *r, size_t size)
+{
+    char text[120];
+
+    snprintf(text, sizeof text, "a request of %zu bytes; at most %u are taken", size, WALL_MESSAGE);
+    reply_begin(k, r);
+    reply_error(k, r, "RequestTooLarge", text);
+}
+
+/* The request goes first and is announced while the interpreter wakes up: what it answers is
+ * not looked at before we are through here. */
 static void
 give(struct kernel *k, struct request *r)
 {
-    struct bytes parts[3] = {r->msg.part[WIRE_HEADER], r->msg.part[WIRE_METADATA],
-                             r->msg.part[WIRE_CONTENT]};
+    struct bytes few[16], *parts = few;
     struct frame f = {.number = (uint16_t)r->type->frame, .slot = r->slot};
-    scoped(buf_release) struct buf input = {0};
-    struct bytes *all, code;
     size_t n = 3 + r->msg.buffers;
 
-    reply_begin(k, r);
-    parents_add(&k->parents, r->slot, request_header(r));
+    if (n > countof(few) && !(parts = calloc(n, sizeof *parts)))
+        abort();
+    parts[0] = r->msg.part[WIRE_HEADER];
+    parts[1] = r->msg.part[WIRE_METADATA];
+    parts[2] = r->msg.part[WIRE_CONTENT];
+    for (size_t i = 0; i < r->msg.buffers; i++)
+        parts[3 + i] = r->frames.bytes[r->msg.first_buffer + i];
     if (r->type->frame == FRAME_EXECUTE) {
         r->count = k->next_count;
         f.value = (r->count & EXECUTE_COUNT) | (r->silent ? EXECUTE_SILENT : 0) |
                   (r->store_history ? EXECUTE_STORE : 0);
-        json_get(request_content(r), "code", &code);
-        if (!r->silent) {
-            if (buf_printf(&input, "{\"execution_count\":%u,\"code\":", r->count) < 0 ||
-                buf_add(&input, code.data, code.len) < 0 || buf_add(&input, "}", 1) < 0)
-                abort();
-            iopub_publish(&k->iopub, "execute_input", request_header(r), (struct bytes){0},
-                          (struct bytes){input.data, input.len}, NULL, 0);
-        }
     }
-    all = calloc(n, sizeof *all);
-    if (!all)
-        abort();
-    memcpy(all, parts, sizeof parts);
-    for (size_t i = 0; i < r->msg.buffers; i++)
-        all[3 + i] = r->frames.bytes[r->msg.first_buffer + i];
-    if (frame_payload(all, n) > WALL_MESSAGE) {
-        char text[120];
-        snprintf(text, sizeof text, "a request of %zu bytes; at most %u are taken",
-                 frame_payload(all, n), WALL_MESSAGE);
-        free(all);
-        reply_error(k, r, "RequestTooLarge", text);
-        return;
+    if (frame_payload(parts, n) > WALL_MESSAGE) {
+        refuse_too_large(k, r, frame_payload(parts, n));
+    } else {
+        parents_add(&k->parents, r->slot, request_header(r));
+        k->interp.running = r;
+        k->interp.state = INTERP_RUNNING;
+        tell(k, f, parts, n);
+        announce(k, r);
     }
-    k->interp.running = r;
-    k->interp.state = INTERP_RUNNING;
-    tell(k, f, all, n);
-    free(all);
+    if (parts != few)
+        free(parts);
 }
 
 void
@@ -531,8 +549,8 @@ answer_for_the_dead(struct kernel *k, const char *why)
     if (!r) {
         char line[820];
         snprintf(line, sizeof line, "[husk: %s]\n", text);
-        iopub_text(&k->iopub, STREAM_STDERR, parents_find(&k->parents, k->parents.latest),
-                   bytes_of(line));
+        iopub_text(&k->iopub, STREAM_STDERR, k->parents.latest,
+                   parents_find(&k->parents, k->parents.latest), bytes_of(line));
         iopub_flush(&k->iopub, 1);
         return;
     }

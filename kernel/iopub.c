@@ -120,7 +120,7 @@ tell_gap(struct iopub *io)
              "[husk: a client did not read for %d s; %llu messages were not delivered to it]\n",
              IOPUB_PATIENCE_MS / 1000, (unsigned long long)dropped);
     log_warning("%.*s", (int)strlen(text) - 1, text);
-    iopub_text(io, STREAM_STDERR, (struct bytes){0}, bytes_of(text));
+    iopub_text(io, STREAM_STDERR, 0, (struct bytes){0}, bytes_of(text));
 }
 
 /* Sends to those who can take it. Somebody's queue is full and its time is over. */
@@ -235,18 +235,19 @@ iopub_status(struct iopub *io, const char *state, struct bytes parent)
 
 static const char *const stream_names[] = {[STREAM_STDOUT] = "stdout", [STREAM_STDERR] = "stderr"};
 
+/* Sends the first `len` bytes of the text. */
 static void
-send_text(struct iopub *io)
+send_text(struct iopub *io, size_t len)
 {
     scoped(buf_release) struct buf content = {0};
     char topic[128];
 
     if (buf_printf(&content, "{\"name\":\"%s\",\"text\":", stream_names[io->stream]) < 0 ||
-        json_quote((struct bytes){io->text.data, io->text.len}, &content) < 0 ||
+        json_quote((struct bytes){io->text.data, len}, &content) < 0 ||
         buf_add(&content, "}", 1) < 0)
         abort();
     snprintf(topic, sizeof topic, "%sstream.%s", io->topic, stream_names[io->stream]);
-    io->text.len = 0;
+    buf_consume(&io->text, len);
     io->due = 0;
     io->last_sent = now_ms();
     send_message(io, bytes_of(topic), "stream", (struct bytes){io->parent.data, io->parent.len},
@@ -276,28 +277,38 @@ iopub_flush(struct iopub *io, int complete)
         cut->len = 0;
     }
     if (io->text.len)
-        send_text(io);
+        send_text(io, io->text.len);
     io->due = 0;
 }
 
-static int
-same_parent(const struct iopub *io, struct bytes parent)
+/* The time is over, or the text is long: whole lines go, what comes after them may wait once
+ * more; text without any line end goes as it is. */
+static void
+flush_lines(struct iopub *io)
 {
-    return io->parent.len == parent.len &&
-           (parent.len == 0 || memcmp(io->parent.data, parent.data, parent.len) == 0);
+    const uint8_t *end = memrchr(io->text.data, '\n', io->text.len);
+
+    if (!end) {
+        iopub_flush(io, 0);
+        return;
+    }
+    send_text(io, (size_t)(end + 1 - io->text.data));
+    if (io->text.len)
+        io->due = io->last_sent + IOPUB_JOIN_MS;
 }
 
 void
-iopub_text(struct iopub *io, enum stream_name stream, struct bytes parent, struct bytes text)
+iopub_text(struct iopub *io, enum stream_name stream, uint32_t slot, struct bytes parent,
+           struct bytes text)
 {
     struct buf *cut = &io->cut[stream];
-    int64_t now;
 
     if (text.len == 0)
         return;
-    if (stream != io->stream || !same_parent(io, parent)) {
+    if (stream != io->stream || slot != io->slot) {
         iopub_flush(io, 0);
         io->stream = stream;
+        io->slot = slot;
         io->parent.len = 0;
         if (buf_add(&io->parent, parent.data, parent.len) < 0)
             abort();
@@ -310,13 +321,13 @@ iopub_text(struct iopub *io, enum stream_name stream, struct bytes parent, struc
     if (buf_add(&io->text, text.data, text.len) < 0)
         abort();
     if (io->text.len >= IOPUB_TEXT_MAX) {
-        iopub_flush(io, 0);
+        flush_lines(io);
         return;
     }
-    if (io->due)
-        return;
-    now = now_ms();
-    io->due = now - io->last_sent >= IOPUB_JOIN_MS ? now : io->last_sent + IOPUB_JOIN_MS;
+    if (!io->due)
+        io->due = io->now + IOPUB_JOIN_MS;
+    if (text.data[text.len - 1] == '\n' && io->now - io->last_sent >= IOPUB_JOIN_MS)
+        io->due = io->now;
 }
 
 /*** Subscribers ***/
@@ -373,8 +384,9 @@ iopub_deadline(const struct iopub *io, int64_t now)
 void
 iopub_tick(struct iopub *io, int64_t now)
 {
+    io->now = now;
     if (io->first)
         iopub_retry(io);
-    if (io->due && now >= io->due)
-        iopub_flush(io, 0);
+    if (io->due && now >= io->due && io->text.len)
+        flush_lines(io);
 }

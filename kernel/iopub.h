@@ -2,9 +2,11 @@
  *
  * iopub.h: what every client sees: status, streams, displays, results, errors, comms.
  *
- * - Streams are joined. The first text after a quiet time goes out at once, a flood becomes few
+ * - Streams are joined. A line after a quiet time goes out at once, a flood becomes few
  *   messages, nothing is dropped, and text of one request and stream is never reordered against
- *   another message of this channel. Text that ends inside a UTF-8 character waits for the rest.
+ *   another message of this channel. A message is cut at the end of a line where it can be:
+ *   clients split text into lines and join it again (code_sandboxes), so a line that is not
+ *   complete waits IOPUB_JOIN_MS for its rest. Never cut inside a UTF-8 character.
  * - Every subscriber gets iopub_welcome before anything else (JEP 65).
  * - A subscriber that does not keep up makes the channel `blocked`: the caller then reads no
  *   more from the interpreter. After IOPUB_PATIENCE_MS such a subscriber is left behind: what
@@ -33,10 +35,12 @@ struct iopub {
     char topic[64];    /* "kernel.SESSION." */
     /* joined text, of one request and stream at a time */
     struct buf text;
-    struct buf parent; /* header of the request that the text belongs to */
+    struct buf parent; /* header of that request */
     enum stream_name stream;
     int64_t last_sent; /* ms: when a stream message last went out */
     int64_t due;       /* ms: when the text must go; 0: none waits */
+    int64_t now;       /* ms: the time of this turn of the loop; asking for each line costs */
+    uint32_t slot;     /* the request that the text belongs to, 0: none */
     struct buf cut[STREAM_NAMES]; /* bytes of a character that is not complete yet */
     /* messages that wait for a slow subscriber */
     struct pending *first, *last;
@@ -48,8 +52,10 @@ struct iopub {
 void iopub_init(struct iopub *io, void *socket, struct wire *wire);
 void iopub_release(struct iopub *io);
 
-/* Text of a stream, any bytes. `parent` is the header of its request, or empty. */
-void iopub_text(struct iopub *io, enum stream_name stream, struct bytes parent, struct bytes text);
+/* Text of a stream, any bytes. `slot` and `parent`: its request and the header of it, or 0 and
+ * empty. */
+void iopub_text(struct iopub *io, enum stream_name stream, uint32_t slot, struct bytes parent,
+                struct bytes text);
 /* Sends text that waits; also the rest of an incomplete character if `complete`. */
 void iopub_flush(struct iopub *io, int complete);
 

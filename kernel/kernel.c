@@ -243,6 +243,7 @@ turn(struct kernel *k)
 
     if (zmq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
         return;
+    k->iopub.now = now_ms();
     if (items[ON_SIGNAL].revents)
         take_signals(k);
     if (items[ON_PARENT].revents && k->parent >= 0)

@@ -77,6 +77,7 @@ open_pipes(struct timeline *t, struct timeline_ends *ends, struct err *err)
             return err_errno(err, "make a pipe");
         t->pipe[i] = pair[0];
         ends->fd[i] = pair[1];
+        ends->fd[INTERP_FD_PIPES - 1 + i] = fcntl(pair[0], F_DUPFD_CLOEXEC, 3);
         (void)fcntl(pair[0], F_SETPIPE_SZ, PIPE_BYTES);
         if (fd_nonblock(pair[0]) < 0)
             return err_errno(err, "make a pipe");
@@ -104,7 +105,7 @@ timeline_open(struct timeline *t, struct timeline_sink sink, struct timeline_end
               struct err *err)
 {
     *t = (struct timeline){.sink = sink, .socket = -1, .pipe = {-1, -1}};
-    *ret = (struct timeline_ends){{-1, -1, -1, -1, -1}};
+    *ret = (struct timeline_ends){{-1, -1, -1, -1, -1, -1, -1}};
     if (open_memory(t, ret, err) < 0 || open_pipes(t, ret, err) < 0) {
         for (size_t i = 0; i < countof(ret->fd); i++)
             fd_close(&ret->fd[i]);

@@ -43,7 +43,7 @@ struct timeline {
 
 /* What the interpreter needs for its half, to be passed on and closed by the caller. */
 struct timeline_ends {
-    int fd[5]; /* become descriptors 1 to 5: pipes, socket, ring, progress (interp.h) */
+    int fd[7]; /* become descriptors 1 to 7: pipes, socket, ring, progress, read ends (interp.h) */
 };
 
 int timeline_open(struct timeline *t, struct timeline_sink sink, struct timeline_ends *ret,

@@ -13,7 +13,7 @@
 
 #define JOIN_STEPS(X)                                                                          \
     X(signals, "default actions, nothing blocked, own session")                                \
-    X(descriptors, "0 is /dev/null, 1 to 5 as given, nothing else")                            \
+    X(descriptors, "0 is /dev/null, 1 to 7 as given, nothing else")                            \
     X(directory, "the working directory")                                                      \
     X(landlock, "files, once more: only what is mounted, as it is mounted")                    \
     X(seccomp, "system calls; last, because it forbids what was used above")                   \
@@ -37,7 +37,7 @@ struct join {
     const char *directory;
     char *const *argv;
     char *const *environment;
-    const int *fds; /* become 1 to 5; SANDBOX_FDS of them */
+    const int *fds; /* become 1 to 7; SANDBOX_FDS of them */
     int report;     /* where a failing step is told; closed by exec */
 };
 

@@ -15,6 +15,7 @@
 #define INTERP_FD_SOCKET 3      /* stream socket of frames */
 #define INTERP_FD_RING 4        /* memfd, shared and writable */
 #define INTERP_FD_PROGRESS 5    /* memfd, read-only for the interpreter */
+#define INTERP_FD_PIPES 6       /* and 7: read ends of the pipes of 1 and 2, for epoll(7) */
 
 #define WALL_MESSAGE (256u << 20) /* bytes: the largest cell, display or comm message */
 

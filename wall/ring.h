@@ -9,9 +9,10 @@
  *
  *   - A TEXT record is text of one stream, for one request.
  *   - Before a record or a frame, the writer learns how many bytes have ever been written to
- *     each pipe: what the reader has taken so far (struct progress) plus what FIONREAD says is
- *     still inside. If that has changed since the last time, a MARK record says it: those
- *     bytes come before what follows.
+ *     each pipe: what the reader has taken so far (struct progress), plus what FIONREAD says is
+ *     still inside if epoll(7) says that something is. If that has changed since the last time,
+ *     a MARK record says it: those bytes come before what follows. One cheap system call, then,
+ *     for each write of Python's.
  *   - A frame carries the position of the ring's head: the records below come before it.
  *
  * The reader (kernel/timeline.c) takes in turn: the pipes, then the head, then the socket; it

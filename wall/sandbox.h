@@ -8,7 +8,7 @@
 
 #define SANDBOX_FD 3          /* broker and pid 1 find their socket here */
 #define SANDBOX_PACKET 200000 /* bytes: no frame of this wall is longer */
-#define SANDBOX_FDS 5         /* descriptors with SPAWN: they become 1 to 5 of the process */
+#define SANDBOX_FDS 7         /* descriptors with SPAWN: they become 1 to 7 of the process */
 
 enum sandbox_sender { SANDBOX_BY_KERNEL = 1, SANDBOX_BY_BROKER = 2, SANDBOX_BY_INIT = 4 };
 enum sandbox_phase { SANDBOX_NEW = 1, SANDBOX_READY = 2 };

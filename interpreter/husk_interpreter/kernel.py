@@ -99,11 +99,11 @@ class Kernel:
 
     def on_readable(self):
         try:
-            while not self.leaving:
-                frame = _husk.receive(False)
-                if frame is None:
-                    return
+            frame = _husk.receive(False)
+            while frame is not None and not self.leaving:
                 self.dispatch(*frame)
+                # The supervisor waits for our reply: there is rarely more, so no system call.
+                frame = _husk.receive(False) if _husk.buffered() else None
         except EOFError:
             os._exit(0)
 
@@ -172,16 +172,25 @@ class Kernel:
         if cell_id is not None and _accepts_cell_id(self.shell):
             arguments["cell_id"] = cell_id
         transformed, error = self.transform(code)
+        self.shell._last_traceback = None
+        coroutine = self.shell.run_cell_async(
+            code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
+        )
         if self.shell.should_run_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error
         ):
-            coroutine = self.shell.run_cell_async(
-                code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
-            )
-            self.task = self.loop.create_task(self.execute_async(slot, content, coroutine))
+            self.task = self.loop.create_task(self.execute_async(slot, content, coroutine, silent))
         else:
-            result = self.guarded(lambda: self.shell.run_cell(code, **arguments))
+            # No task and no turn of the loop for a cell that awaits nothing.
+            result = self.guarded(lambda: self.settle(_step(coroutine), silent))
             self.finish(slot, content, result)
+
+    def settle(self, result, silent):
+        """What IPython's own run_cell does after the cell: figures are shown by these events."""
+        self.shell.events.trigger("post_execute")
+        if not silent:
+            self.shell.events.trigger("post_run_cell", result)
+        return result
 
     def transform(self, code):
         try:
@@ -200,11 +209,11 @@ class Kernel:
         except BaseException as error:
             return error
 
-    async def execute_async(self, slot, content, coroutine):
+    async def execute_async(self, slot, content, coroutine, silent):
         try:
             self.interruptible = True
             try:
-                result = await coroutine
+                result = self.settle(await coroutine, silent)
             finally:
                 self.interruptible = False
                 self.task = None
@@ -383,6 +392,15 @@ class Kernel:
         """Requests are answered one at a time: there is nothing to do in the middle of one."""
 
 
+def _step(coroutine):
+    """Runs a coroutine that awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("a cell without await was suspended")
+
+
 def _text(error):
     try:
         return str(error)
@@ -396,4 +414,4 @@ def _stdin_error():
 
 
 def _accepts_cell_id(shell):
-    return "cell_id" in shell.run_cell.__func__.__code__.co_varnames or shell.run_cell.__func__.__code__.co_flags & 0x08
+    return "cell_id" in shell.run_cell_async.__func__.__code__.co_varnames

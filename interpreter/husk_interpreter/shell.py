@@ -98,6 +98,7 @@ class ZMQInteractiveShell(InteractiveShell):
     keepkernel_on_exit = None
     exiter = Instance(ZMQExitAutocall)
     readline_use = Bool(False)
+    _last_traceback = None
     autoindent = Bool(False)
 
     def _exiter_default(self):
@@ -140,10 +141,6 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def get_parent(self):
         return self.kernel.get_parent()
-
-    def run_cell(self, *args, **kwargs):
-        self._last_traceback = None
-        return super().run_cell(*args, **kwargs)
 
     def _showtraceback(self, etype, evalue, stb):
         # IPython comes here a second time when showing the first try failed.

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What may be shared with a sandbox is decided before anything is built: a table of cases.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "sandbox/policy.h"
+#include "wall/sandbox.h"
+
+static int
+read_policy(const char *const *options, size_t n, struct policy *ret, struct err *err)
+{
+    struct bytes parts[16];
+    scoped(buf_release) struct buf buf = {0};
+    struct frame f;
+
+    for (size_t i = 0; i < n; i++)
+        parts[i] = bytes_of(options[i]);
+    assert_int_equal(frame_add(&buf, (struct frame){.number = SANDBOX_BUILD}, parts, n), 0);
+    assert_true(frame_parse(buf.data, buf.len, sandbox_rules, SANDBOX_BY_KERNEL, SANDBOX_NEW, &f, err) > 0);
+    return policy_read(&f, ret, err);
+}
+
+#define COMMON "id=t", "state=/s/husk/workspace", "home=/home/u", "hosthome=/home/u", "hide=/s/husk"
+
+static void
+directories_are_shared_only_if_nothing_else_can_be_meant(void **state)
+{
+    static const struct {
+        const char *workdir, *why; /* why NULL: shared */
+    } cases[] = {
+        {"workdir=/home/u/notebooks", NULL},
+        {"workdir=/srv/data/project", NULL},
+        {"workdir=/tmp/x", NULL},
+        {"workdir=/home/u", "home directory"},
+        {"workdir=/home", "contains your home"},
+        {"workdir=/", "contains your home"},
+        {"workdir=/etc", "system"},
+        {"workdir=/etc/husk", "belongs to the system"},
+        {"workdir=/usr/share/x", "belongs to the system"},
+        {"workdir=/proc/self", "belongs to the system"},
+        {"workdir=/var", "directory of the system"},
+        {"workdir=/tmp", "directory of the system"},
+        {"workdir=/root", "directory of the system"},
+        {"workdir=/s/husk", "husk's own state"},
+        {"workdir=/s/husk/workspace/x", "husk's own state"},
+        {"workdir=/s", "husk's own state"},
+        {"workdir=/home/user", NULL}, /* another name that only begins like the home */
+    };
+
+    for (size_t i = 0; i < countof(cases); i++) {
+        const char *options[] = {COMMON, cases[i].workdir};
+        struct policy p = {0};
+        struct err err;
+
+        assert_int_equal(read_policy(options, countof(options), &p, &err), 0);
+        if (p.private_workdir != (cases[i].why != NULL) ||
+            (cases[i].why && !strstr(p.why_private, cases[i].why)))
+            fail_msg("%s: private %d, '%s'", cases[i].workdir, p.private_workdir, p.why_private);
+        policy_release(&p);
+    }
+}
+
+static void
+paths_that_would_show_the_home_are_left_out(void **state)
+{
+    const char *options[] = {COMMON,           "workdir=/w",       "path=/home/u",
+                             "path=/",         "path=/home",       "path=/home/u/venv",
+                             "path=/s/husk/x", "path=/opt/python"};
+    struct policy p = {0};
+    struct err err;
+
+    assert_int_equal(read_policy(options, countof(options), &p, &err), 0);
+    assert_int_equal(p.paths.len, 2);
+    assert_true(strv_has(&p.paths, "/home/u/venv"));
+    assert_true(strv_has(&p.paths, "/opt/python"));
+    policy_release(&p);
+}
+
+static void
+bad_options_are_refused_with_the_reason(void **state)
+{
+    static const struct {
+        const char *option, *reason;
+    } cases[] = {
+        {"workdir=relative", "not an absolute path"},
+        {"workdir=/a/../b", "not an absolute path"},
+        {"workdir=/a//b", "not an absolute path"},
+        {"workdir=/a/", "not an absolute path"},
+        {"workdir=/a/.", "not an absolute path"},
+        {"memory=lots", "is no size"},
+        {"memory=0", "is no size"},
+        {"memory=-1", "is no size"},
+        {"id=UPPER/../x", "is no name"},
+        {"color=red", "there is no sandbox option"},
+        {"workdir", "has no value"},
+    };
+
+    for (size_t i = 0; i < countof(cases); i++) {
+        const char *options[] = {COMMON, "workdir=/w", cases[i].option};
+        struct policy p = {0};
+        struct err err = {0};
+
+        if (read_policy(options, countof(options), &p, &err) != -1 || !strstr(err.text, cases[i].reason))
+            fail_msg("%s: '%s' does not say '%s'", cases[i].option, err.text, cases[i].reason);
+    }
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(directories_are_shared_only_if_nothing_else_can_be_meant),
+        cmocka_unit_test(paths_that_would_show_the_home_are_left_out),
+        cmocka_unit_test(bad_options_are_refused_with_the_reason),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
