@@ -3,6 +3,7 @@
 
 import asyncio
 import builtins
+import gc
 import getpass
 import json
 import os
@@ -82,6 +83,7 @@ class Kernel:
         getpass.getpass = self.getpass
         signal.signal(signal.SIGINT, self.on_sigint)
         self.loop.add_reader(_husk.SOCKET, self.on_readable)
+        gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
         _husk.send(_husk.HELLO, 0, _husk.VERSION, (messages.encode(self.about()),))
         while not self.leaving:
             try:

@@ -175,6 +175,29 @@ class ZMQInteractiveShell(InteractiveShell):
 InteractiveShellABC.register(ZMQInteractiveShell)
 
 
+# Characters without which none of IPython's own token transformers finds anything to change.
+_SPECIAL = frozenset("%!?,;/")
+
+
+def spare_tokenizing(manager):
+    """Skips IPython's tokenizing of cells that hold none of its escapes.
+
+    The tokenizer is the largest part of what IPython does for a short cell. It runs only to find
+    magics, system commands and help; a transformer that somebody added turns this off.
+    """
+    own = list(manager.token_transformers)
+    tokenizing = manager.do_token_transforms
+
+    def do_token_transforms(lines):
+        if manager.token_transformers == own and not any(
+            not _SPECIAL.isdisjoint(line) for line in lines
+        ):
+            return lines
+        return tokenizing(lines)
+
+    manager.do_token_transforms = do_token_transforms
+
+
 def configuration():
     config = Config()
     config.IPKernelApp.connection_file = ""  # present, as libraries test for it; known to nobody
@@ -187,4 +210,5 @@ def make(kernel, user_ns):
         config=configuration(), kernel=kernel, user_ns=user_ns
     )
     shell.displayhook.shell = shell
+    spare_tokenizing(shell.input_transformer_manager)
     return shell
