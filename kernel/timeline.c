@@ -229,6 +229,8 @@ take_record(struct timeline *t, uint64_t head, struct err *err)
     switch (r.kind) {
     case RING_STDOUT:
     case RING_STDERR:
+        if (r.len == 0)
+            break;
         t->scratch.len = 0;
         if (buf_reserve(&t->scratch, r.len) < 0)
             return err_errno(err, "take text");

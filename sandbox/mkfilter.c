@@ -63,8 +63,8 @@ main(void)
     if (!calls || !arguments)
         must(-ENOMEM, "start");
 #define MASK(arg, mask, value) SCMP_CMP(arg, SCMP_CMP_MASKED_EQ, mask, value)
-#define OVER(arg, value) SCMP_CMP(arg, SCMP_CMP_GT, value)
-#define NOT(arg, value) SCMP_CMP(arg, SCMP_CMP_NE, value)
+#define OVER(arg, value) SCMP_CMP(arg, SCMP_CMP_GT, value, 0)
+#define NOT(arg, value) SCMP_CMP(arg, SCMP_CMP_NE, value, 0)
 #define BOTH(...) __VA_ARGS__
 #define ALLOW(name) add(calls, SCMP_ACT_ALLOW, #name, 0, NULL);
 #define REFUSE(name, code)                                                                     \
