@@ -486,7 +486,6 @@ husk_buffered(PyObject *self, PyObject *none)
 
 /*** Start ***/
 
-/* The read ends themselves are not kept: epoll goes on as long as the supervisor holds them. */
 static int
 watch_pipes(void)
 {
@@ -498,7 +497,7 @@ watch_pipes(void)
         return -1;
     for (int i = 0; i < 2; i++) {
         r |= epoll_ctl(waiting, EPOLL_CTL_ADD, INTERP_FD_PIPES + i, &event);
-        close(INTERP_FD_PIPES + i);
+        r |= fcntl(INTERP_FD_PIPES + i, F_SETFD, FD_CLOEXEC);
     }
     return r;
 }

@@ -408,8 +408,11 @@ interp_interrupt(struct kernel *k)
 {
     struct err err;
 
-    if (k->interp.state == INTERP_RUNNING &&
-        box_signal(&k->box, k->interp.slot, SIGINT, &err) < 0)
+    if (k->interp.state != INTERP_RUNNING)
+        return;
+    /* A cell that stopped itself would not hear it. */
+    if (box_signal(&k->box, k->interp.slot, SIGINT, &err) < 0 ||
+        box_signal(&k->box, k->interp.slot, SIGCONT, &err) < 0)
         log_warning("interrupt: %s", err.text);
 }
 

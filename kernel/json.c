@@ -4,7 +4,7 @@
  * checked, one takes strings apart; and a writer of strings.
  *
  * Speed comes from one idea: most bytes are the inside of strings and mean nothing here, so
- * they are looked at 16 at a time, and only the first that means something is handled alone.
+ * they are looked at 16 at a time, and only one that means something is handled alone.
  */
 #include "kernel/json.h"
 
@@ -689,7 +689,7 @@ json_integer(struct bytes number, int64_t *ret)
 
 #define QUOTE_PIECE 4096 /* bytes for which room is made at once */
 #define QUOTE_WORST 6    /* times as long, at most: \u0000 */
-#define QUOTE_SLACK 32   /* a block written whole, a sequence beyond the piece, two quotes */
+#define QUOTE_SLACK 32   /* a block written whole, a sequence beyond the piece, quotes */
 
 static uint8_t *
 put_control(uint8_t *to, uint8_t c)

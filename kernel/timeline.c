@@ -36,26 +36,24 @@ map_memory(const char *name, size_t size, int *ret_fd, struct err *err)
     return at;
 }
 
-/* The same memory, but a descriptor that cannot be mapped for writing. */
+/* A descriptor for reading that shares nothing with `fd` but the memory or the pipe behind it:
+ * not its mode, and not its flags. A dup would let the sandbox take O_NONBLOCK from ours. */
 static int
-read_only(int *fd, struct err *err)
+reopen(int fd, struct err *err)
 {
     char path[48];
     int again;
 
-    snprintf(path, sizeof path, "/proc/self/fd/%d", *fd);
-    again = open(path, O_RDONLY | O_CLOEXEC);
-    if (again < 0)
-        return err_errno(err, "open shared memory for reading");
-    fd_close(fd);
-    *fd = again;
-    return 0;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    again = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    return again < 0 ? err_errno(err, "open '%s' again", path) : again;
 }
 
 static int
 open_memory(struct timeline *t, struct timeline_ends *ends, struct err *err)
 {
     void *ring = map_memory("husk-ring", RING_MAP, &ends->fd[INTERP_FD_RING - 1], err);
+    int fd;
 
     if (!ring)
         return -1;
@@ -64,7 +62,12 @@ open_memory(struct timeline *t, struct timeline_ends *ends, struct err *err)
     t->progress = map_memory("husk-progress", PROGRESS_MAP, &ends->fd[INTERP_FD_PROGRESS - 1], err);
     if (!t->progress)
         return -1;
-    return read_only(&ends->fd[INTERP_FD_PROGRESS - 1], err);
+    fd = reopen(ends->fd[INTERP_FD_PROGRESS - 1], err);
+    if (fd < 0)
+        return -1;
+    fd_close(&ends->fd[INTERP_FD_PROGRESS - 1]);
+    ends->fd[INTERP_FD_PROGRESS - 1] = fd;
+    return 0;
 }
 
 static int
@@ -77,7 +80,9 @@ open_pipes(struct timeline *t, struct timeline_ends *ends, struct err *err)
             return err_errno(err, "make a pipe");
         t->pipe[i] = pair[0];
         ends->fd[i] = pair[1];
-        ends->fd[INTERP_FD_PIPES - 1 + i] = fcntl(pair[0], F_DUPFD_CLOEXEC, 3);
+        ends->fd[INTERP_FD_PIPES - 1 + i] = reopen(pair[0], err);
+        if (ends->fd[INTERP_FD_PIPES - 1 + i] < 0)
+            return -1;
         (void)fcntl(pair[0], F_SETPIPE_SZ, PIPE_BYTES);
         if (fd_nonblock(pair[0]) < 0)
             return err_errno(err, "make a pipe");

@@ -125,19 +125,37 @@ judge_workdir(struct policy *p)
     snprintf(p->why_private, sizeof p->why_private, "%s", why ? why : "");
 }
 
-/* Ancestors of the home directory, and what must stay hidden, are not made visible by a Python
- * that happens to have them on its path: they are left out. */
+/* What has a face of its own inside: the host's must not take its place, nor stand around it. */
+static const char *const own_faces[] = {"/tmp", "/var/tmp", "/etc/passwd"};
+/* Nothing of these trees of the host is ever shown. */
+static const char *const hidden_trees[] = {"/proc", "/sys", "/dev", "/run"};
+
+static int
+is_forbidden(const struct policy *p, const char *path)
+{
+    if (p->hosthome && path_within(p->hosthome, path))
+        return 1;
+    for (size_t i = 0; i < countof(own_faces); i++)
+        if (path_within(own_faces[i], path))
+            return 1;
+    for (size_t i = 0; i < countof(hidden_trees); i++)
+        if (path_within(path, hidden_trees[i]) || path_within(hidden_trees[i], path))
+            return 1;
+    for (size_t i = 0; i < p->hide.len; i++)
+        if (path_within(path, p->hide.item[i]) || path_within(p->hide.item[i], path))
+            return 1;
+    return 0;
+}
+
+/* A Python may have anything on its path. What would show the home directory, a directory that
+ * must stay hidden, or the host's /tmp is left out: less is seen, nothing is weaker. */
 static void
 drop_forbidden_paths(struct policy *p)
 {
     size_t kept = 0;
 
     for (size_t i = 0; i < p->paths.len; i++) {
-        const char *path = p->paths.item[i];
-        int bad = strcmp(path, "/") == 0 || (p->hosthome && path_within(p->hosthome, path));
-        for (size_t k = 0; !bad && k < p->hide.len; k++)
-            bad = path_within(path, p->hide.item[k]) || path_within(p->hide.item[k], path);
-        if (bad)
+        if (is_forbidden(p, p->paths.item[i]))
             free(p->paths.item[i]);
         else
             p->paths.item[kept++] = p->paths.item[i];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * fuzz_frame.c: a stream of any bytes at each wall. The first byte of the input says who sends
- * and which phase it is; the rest is read as the supervisor, the broker and pid 1 read it.
+ * fuzz_frame.c: a stream of any bytes at each wall. The first byte of the input says which,
+ * who sends and in which phase; the rest is read as the readers of husk read it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,12 +10,12 @@
 #include "wall/interp.h"
 #include "wall/sandbox.h"
 
-#define must(claim)                                                                            \
-    do {                                                                                       \
-        if (!(claim)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #claim);                        \
-            abort();                                                                           \
-        }                                                                                      \
+#define must(claim)                                                                        \
+    do {                                                                                   \
+        if (!(claim)) {                                                                    \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #claim);                    \
+            abort();                                                                       \
+        }                                                                                  \
     } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -28,7 +28,16 @@ struct wall {
 static struct wall
 choose(uint8_t byte)
 {
-    return (struct wall){byte & 0x80 ? sandbox_rules : interp_rules, byte & 7, byte >> 3 & 7};
+    return (struct wall){.rules = byte & 0x80 ? sandbox_rules : interp_rules,
+                         .sender = byte & 7,
+                         .phase = byte >> 3 & 7};
+}
+
+static ssize_t
+parse(const struct wall *wall, const uint8_t *at, size_t len, struct frame *ret,
+      struct err *err)
+{
+    return frame_parse(at, len, wall->rules, wall->sender, wall->phase, ret, err);
 }
 
 /* What was accepted keeps every promise of its row. */
@@ -81,12 +90,10 @@ try_cuts(const struct wall *wall, const uint8_t *at, size_t used)
 {
     const size_t cuts[] = {0, 1, FRAME_HEAD - 1, FRAME_HEAD, used / 2, used - 1};
     struct frame f;
-    struct err err;
 
     for (size_t i = 0; i < countof(cuts); i++)
         if (cuts[i] < used)
-            must(frame_parse(at, cuts[i], wall->rules, wall->sender, wall->phase, &f, &err) ==
-                 0);
+            must(parse(wall, at, cuts[i], &f, &(struct err){0}) == 0);
 }
 
 int
@@ -102,8 +109,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct frame head, f;
         struct err err = {0};
         size_t left = size - at;
-        int h = frame_head(data + at, left, wall.rules, wall.sender, wall.phase, &head, &err);
-        ssize_t r = frame_parse(data + at, left, wall.rules, wall.sender, wall.phase, &f, &err);
+        int h = frame_head(data + at, left, wall.rules, wall.sender, wall.phase, &head,
+                           &err);
+        ssize_t r = parse(&wall, data + at, left, &f, &err);
         must(h >= 0 || r < 0);
         must(h != 0 || r == 0);
         must((r < 0) == (err.code != 0) && (r < 0) == (err.text[0] != 0));

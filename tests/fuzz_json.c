@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * fuzz_json.c: any bytes, as JSON and as text. What json_check() accepts must be whole in every
- * way that it is looked at; what it refuses must not lead a reader outside.
+ * fuzz_json.c: any bytes, as JSON and as text. What json_check() accepts must be whole in
+ * every way that it is looked at; what it refuses must not lead a reader outside.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,12 +9,12 @@
 
 #include "kernel/json.h"
 
-#define must(claim)                                                                            \
-    do {                                                                                       \
-        if (!(claim)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #claim);                        \
-            abort();                                                                           \
-        }                                                                                      \
+#define must(claim)                                                                        \
+    do {                                                                                   \
+        if (!(claim)) {                                                                    \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #claim);                    \
+            abort();                                                                       \
+        }                                                                                  \
     } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -86,11 +86,12 @@ try_number(struct bytes number)
 {
     scoped(buf_release) struct buf text = {0};
     int64_t value;
-    int negative = number.data[0] == '-';
+    const char *sign;
 
     if (json_integer(number, &value) < 0)
         return;
-    must(buf_printf(&text, "%s%lld", negative && value == 0 ? "-" : "", (long long)value) == 0);
+    sign = number.data[0] == '-' && value == 0 ? "-" : "";
+    must(buf_printf(&text, "%s%lld", sign, (long long)value) == 0);
     must(same(bytes_in(&text), number));
 }
 
@@ -211,16 +212,16 @@ static void
 try_pieces(struct bytes text, size_t cut, const struct buf *whole)
 {
     scoped(buf_release) struct buf first = {0}, second = {0};
-    size_t tail = json_utf8_tail((struct bytes){text.data, cut}), len = cut - tail;
+    size_t tail = json_utf8_tail((struct bytes){text.data, cut}), len = cut - tail, seam;
 
     must(tail <= 3 && tail <= cut);
     must(json_quote((struct bytes){text.data, len}, &first) == 0);
     must(json_quote((struct bytes){text.data + len, text.len - len}, &second) == 0);
     must(buf_add(&first, second.data, second.len) == 0);
     must(first.len == whole->len + 2);
-    must(memcmp(first.data + first.len - second.len + 1, whole->data + whole->len - second.len + 1,
-                second.len - 1) == 0);
-    must(memcmp(first.data, whole->data, whole->len - second.len + 1) == 0);
+    seam = first.len - second.len - 1; /* two quotes are there, and not in the whole */
+    must(memcmp(first.data, whole->data, seam) == 0);
+    must(memcmp(first.data + seam + 2, whole->data + seam, whole->len - seam) == 0);
 }
 
 static void

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * test_frame.c: what may cross a wall of husk, and what may not. First single claims, then a
- * walk over every row of interp.def and sandbox.def from every side and in every phase.
+ * test_frame.c: what may cross a wall of husk, and what may not. First single claims, then
+ * a walk over every row of interp.def and sandbox.def from every side and in every phase.
  * Refusals are compared with their reason.
  */
 #include <setjmp.h>
@@ -45,8 +45,9 @@ drop(uint8_t **copy)
 
 /* `reason` is NULL if the frame is complete, "" if more is needed. */
 static void
-expect_parse(const char *claim, const void *data, size_t len, const struct frame_rule *rules,
-             unsigned sender, unsigned phase, const char *reason)
+expect_parse(const char *claim, const void *data, size_t len,
+             const struct frame_rule *rules, unsigned sender, unsigned phase,
+             const char *reason)
 {
     scoped(drop) uint8_t *copy = exact(data, len);
     struct frame f = {.number = 4711}, before = f;
@@ -82,7 +83,7 @@ add_frame(struct buf *buf, unsigned number, size_t nparts)
 /*** single claims ***/
 
 /* length, number, reserved; slot, value, mark are zero */
-#define HEAD(l3, l2, l1, l0, number, reserved)                                                 \
+#define HEAD(l3, l2, l1, l0, number, reserved) \
     l3, l2, l1, l0, 0, number, 0, reserved, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 #define EMPTY 0, 0, 0, 0
 
@@ -226,7 +227,8 @@ visit_reserved(const char *claim, const struct wall *wall, unsigned sender, unsi
         scoped(buf_release) struct buf buf = {0};
         add_frame(&buf, number, rule->min_parts);
         buf.data[6 + bit / 8] = (uint8_t)(1 << bit % 8);
-        snprintf(text, sizeof text, "%s with a reserved field that is not zero", rule->name);
+        snprintf(text, sizeof text, "%s with a reserved field that is not zero",
+                 rule->name);
         expect_parse(claim, buf.data, buf.len, wall->rules, sender, phase, text);
     }
 }
@@ -301,7 +303,7 @@ visit_parts(const char *claim, const struct wall *wall, unsigned sender, unsigne
         return;
     for (size_t n = 0; n <= 8; n++)
         expect_parts(claim, wall, sender, phase, number, n);
-    if (rule->max_parts == FRAME_ANY_PARTS) /* any means any, also what 16 bits do not count */
+    if (rule->max_parts == FRAME_ANY_PARTS) /* also what 16 bits do not count */
         expect_parts(claim, wall, sender, phase, number, rule->max < 400000 ? 1000 : 70000);
 }
 
@@ -312,8 +314,8 @@ test_parts(void **state)
 }
 
 static void
-visit_part_length(const char *claim, const struct wall *wall, unsigned sender, unsigned phase,
-                  unsigned number)
+visit_part_length(const char *claim, const struct wall *wall, unsigned sender,
+                  unsigned phase, unsigned number)
 {
     const struct frame_rule *rule = &wall->rules[number];
     size_t nparts = rule->min_parts;
@@ -424,10 +426,19 @@ test_promises(void **state)
 
 /*** making and taking apart ***/
 
+static ssize_t
+parse(const uint8_t *at, size_t len, struct frame *ret)
+{
+    struct err err;
+
+    return frame_parse(at, len, interp_rules, INTERP, INTERP_BUSY, ret, &err);
+}
+
 static struct frame
 sample(struct buf *buf)
 {
-    struct bytes parts[] = {BYTES("{}"), BYTES(""), BYTES("\0\xff"), BYTES("a longer buffer")};
+    struct bytes parts[] = {BYTES("{}"), BYTES(""), BYTES("\0\xff"),
+                            BYTES("a longer buffer")};
     struct frame f = {.number = FRAME_DISPLAY_DATA, .slot = 0x01020304, .value = 0xfffefdfc,
                       .mark = 0x0102030405060708, .length = 99};
 
@@ -443,12 +454,10 @@ test_round_trip(void **state)
     scoped(buf_release) struct buf buf = {0};
     struct frame made = sample(&buf), f;
     struct bytes part;
-    struct err err = {0};
     size_t at = 0;
 
     assert_int_equal(buf.len, FRAME_HEAD + 4 * FRAME_PART_HEAD + 19);
-    assert_int_equal(frame_parse(buf.data, buf.len, interp_rules, INTERP, INTERP_BUSY, &f, &err),
-                     buf.len);
+    assert_int_equal(parse(buf.data, buf.len, &f), buf.len);
     assert_int_equal(f.number, made.number);
     assert_int_equal(f.slot, made.slot);
     assert_int_equal(f.value, made.value);
@@ -522,23 +531,19 @@ test_stream(void **state)
 {
     scoped(buf_release) struct buf buf = {0};
     struct frame f;
-    struct err err = {0};
     size_t at = 0, first;
 
     sample(&buf);
     first = buf.len;
     assert_int_equal(frame_add(&buf, (struct frame){.number = FRAME_DOORBELL}, NULL, 0), 0);
     assert_int_equal(buf_add(&buf, "\xff\xff\xff\xff", 4), 0);
-    at += (size_t)frame_parse(buf.data, buf.len, interp_rules, INTERP, INTERP_BUSY, &f, &err);
+    at += (size_t)parse(buf.data, buf.len, &f);
     assert_int_equal(at, first);
     assert_int_equal(f.number, FRAME_DISPLAY_DATA);
-    at += (size_t)frame_parse(buf.data + at, buf.len - at, interp_rules, INTERP, INTERP_BUSY, &f,
-                              &err);
+    at += (size_t)parse(buf.data + at, buf.len - at, &f);
     assert_int_equal(at, first + FRAME_HEAD);
     assert_int_equal(f.number, FRAME_DOORBELL);
-    assert_int_equal(frame_parse(buf.data + at, buf.len - at, interp_rules, INTERP, INTERP_BUSY,
-                                 &f, &err),
-                     0);
+    assert_int_equal(parse(buf.data + at, buf.len - at, &f), 0);
 }
 
 static void
@@ -565,13 +570,14 @@ test_too_long(void **state)
 {
     struct bytes large = {(const uint8_t *)"", UINT32_MAX - 3};
     struct buf buf = {0}, full = {.len = SIZE_MAX - 8};
+    struct frame f = {.number = FRAME_DOORBELL};
 
     errno = 0;
-    assert_int_equal(frame_add(&buf, (struct frame){.number = FRAME_REPLY}, &large, 1), -1);
+    assert_int_equal(frame_add(&buf, f, &large, 1), -1);
     assert_int_equal(errno, EMSGSIZE);
     assert_int_equal(buf.len, 0);
     errno = 0;
-    assert_int_equal(frame_add(&full, (struct frame){.number = FRAME_DOORBELL}, NULL, 0), -1);
+    assert_int_equal(frame_add(&full, f, NULL, 0), -1);
     assert_int_equal(errno, ENOMEM);
     assert_true(full.len == SIZE_MAX - 8);
 }

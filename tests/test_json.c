@@ -24,7 +24,7 @@
 
 /*** tools ***/
 
-/* The same bytes where the next one does not exist: a look beyond the end is a crash here, with
+/* The same bytes where the next one does not exist: a look beyond the end is a crash, with
  * sanitizers and without. Borrowed until the next call. */
 static struct bytes
 at_edge(struct bytes text)
@@ -33,8 +33,8 @@ at_edge(struct bytes text)
     uint8_t *at;
 
     if (!room) {
-        room = mmap(NULL, 2 * EDGE_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                    -1, 0);
+        room = mmap(NULL, 2 * EDGE_ROOM, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         assert_true(room != MAP_FAILED);
         assert_int_equal(mprotect(room + EDGE_ROOM, EDGE_ROOM, PROT_NONE), 0);
     }
@@ -292,8 +292,9 @@ test_check_object(void **state)
 static void
 test_cut_everywhere(void **state)
 {
-    struct bytes text = BYTES("{\"a\":[1.5e3,-0,{\"\\u00e9\\n\":true}],\"\xc3\xa9\xe2\x82\xac"
-                              "\xf0\x9f\x98\x80\":[false,null,\"0123456789abcdef012345\"]}");
+    struct bytes text = BYTES("{\"a\":[1.5e3,-0,{\"\\u00e9\\n\":true}],"
+                              "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\":"
+                              "[false,null,\"0123456789abcdef012345\"]}");
     struct err err = {0};
 
     assert_int_equal(json_check(text, &err), JSON_OBJECT);
@@ -309,12 +310,12 @@ expect_depth(const char *claim, const char *open, const char *middle, const char
              size_t depth, const char *reason)
 {
     scoped(buf_release) struct buf text = {0};
+    int type = *open == '{' ? JSON_OBJECT : JSON_ARRAY;
 
     add(&text, open, depth);
     add(&text, middle, 1);
     add(&text, close, depth);
-    expect_verdict(claim, bytes_in(&text), reason ? -1 : *open == '{' ? JSON_OBJECT : JSON_ARRAY,
-                 reason);
+    expect_verdict(claim, bytes_in(&text), reason ? -1 : type, reason);
 }
 
 static void
@@ -365,8 +366,8 @@ test_kinds(void **state)
         add(&text, "]", JSON_DEPTH - odd - 1);
         add(&text, "}", 1);
         add(&text, "]", odd);
-        expect_verdict("one object among arrays", bytes_in(&text), odd ? JSON_ARRAY : JSON_OBJECT,
-                     NULL);
+        expect_verdict("one object among arrays", bytes_in(&text),
+                       odd ? JSON_ARRAY : JSON_OBJECT, NULL);
     }
 }
 
@@ -430,14 +431,15 @@ test_broken_utf8(void **state)
         for (size_t before = 0; before <= 34; before++) {
             for (size_t after = 0; after <= 18; after++) {
                 scoped(buf_release) struct buf text = {0};
+                struct bytes wrong = broken[i].text;
                 char reason[64];
                 add(&text, "\"", 1);
                 add(&text, "x", before);
-                assert_int_equal(buf_add(&text, broken[i].text.data, broken[i].text.len), 0);
+                assert_int_equal(buf_add(&text, wrong.data, wrong.len), 0);
                 add(&text, "y", after);
                 add(&text, "\"", 1);
                 snprintf(reason, sizeof reason, "byte %zu: text that is not UTF-8",
-                         1 + before + first_high(broken[i].text));
+                         1 + before + first_high(wrong));
                 expect_verdict(broken[i].claim, bytes_in(&text), -1, reason);
             }
         }
@@ -491,7 +493,8 @@ expect_sequence(const uint8_t *sequence, size_t len)
 static void
 test_every_sequence(void **state)
 {
-    static const uint8_t ends[] = {0x41, 0x7f, 0x80, 0x81, 0x9f, 0xa0, 0xbe, 0xbf, 0xc0, 0xff};
+    static const uint8_t ends[] = {0x41, 0x7f, 0x80, 0x81, 0x9f,
+                                   0xa0, 0xbe, 0xbf, 0xc0, 0xff};
 
     for (unsigned lead = 0x80; lead <= 0xff; lead++) {
         for (unsigned second = 0x80; second <= 0xff; second++) {
@@ -621,17 +624,17 @@ test_utf8_tail(void **state)
 static void
 test_pieces(void **state)
 {
-    struct bytes text = BYTES("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xe2\x82\xff\xed\xa0\x80"
-                              "\xf0\x9f\x98z\x80\xf4\x8f\xbf\xbf\xc3");
+    struct bytes text = BYTES("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xe2\x82\xff"
+                              "\xed\xa0\x80\xf0\x9f\x98z\x80\xf4\x8f\xbf\xbf\xc3");
     scoped(buf_release) struct buf whole = {0};
 
     assert_int_equal(json_quote(text, &whole), 0);
     for (size_t cut = 0; cut <= text.len; cut++) {
         scoped(buf_release) struct buf first = {0}, second = {0};
         size_t len = cut - json_utf8_tail((struct bytes){text.data, cut});
+        struct bytes rest = {text.data + len, text.len - len};
         assert_int_equal(json_quote((struct bytes){text.data, len}, &first), 0);
-        assert_int_equal(json_quote((struct bytes){text.data + len, text.len - len}, &second),
-                         0);
+        assert_int_equal(json_quote(rest, &second), 0);
         first.len--; /* the quotes between the pieces */
         assert_int_equal(buf_add(&first, second.data + 1, second.len - 1), 0);
         if (!same(bytes_in(&first), bytes_in(&whole)))
@@ -706,8 +709,8 @@ test_get(void **state)
         if (type != gets[i].type)
             fail_msg("%s: type %d instead of %d", gets[i].claim, type, gets[i].type);
         if (!bytes_equal(value, type == JSON_NONE ? "untouched" : gets[i].value))
-            fail_msg("%s: '%.*s' instead of '%s'", gets[i].claim, (int)value.len, value.data,
-                     gets[i].value);
+            fail_msg("%s: '%.*s' instead of '%s'", gets[i].claim, (int)value.len,
+                     value.data, gets[i].value);
     }
 }
 
@@ -772,7 +775,7 @@ expect_inside(struct bytes part, struct bytes whole)
     assert_true(part.len <= (size_t)(whole.data + whole.len - part.data));
 }
 
-/* Nobody promises anything about bytes that were not checked, but that they are not left. */
+/* Of bytes that were not checked one thing is promised: that a walk stays inside. */
 static void
 walk_unchecked(struct bytes text)
 {
@@ -802,9 +805,11 @@ walk_unchecked(struct bytes text)
 static void
 test_unchecked(void **state)
 {
-    static const uint8_t bytes[] = {0, '"', '\\', '[', ']', '{', '}', ',', ':', 'u', 't', '1', ' ', 0xe2};
-    struct bytes text = BYTES("{\"a\\u00e9\":[1,{\"b\":\"\\ud83d\\ude00\"}],\"c\":\"x\\n\",\"d\":"
-                              "true,\"e\":-1.5,\"f\":\"0123456789abcdef0123456789abcdef\"}");
+    static const uint8_t bytes[] = {0,   '"', '\\', '[', ']', '{', '}',
+                                    ',', ':', 'u',  't', '1', ' ', 0xe2};
+    struct bytes text = BYTES("{\"a\\u00e9\":[1,{\"b\":\"\\ud83d\\ude00\"}],"
+                              "\"c\":\"x\\n\",\"d\":true,\"e\":-1.5,"
+                              "\"f\":\"0123456789abcdef0123456789abcdef\"}");
 
     for (size_t i = 0; i < text.len; i++) {
         walk_unchecked(at_edge((struct bytes){text.data, i}));
@@ -845,6 +850,8 @@ static const struct {
     {"two high surrogates", "\"\\ud83d\\ud83d\"", B("\xed\xa0\xbd\xed\xa0\xbd")},
     {"a high surrogate before a pair", "\"\\ud83d\\ud83d\\ude00\"", B("\xed\xa0\xbd\xf0\x9f\x98\x80")},
     {"a pair the wrong way round", "\"\\ude00\\ud83d\"", B("\xed\xb8\x80\xed\xa0\xbd")},
+    {"two low surrogates", "\"\\ude00\\ude00\"", B("\xed\xb8\x80\xed\xb8\x80")},
+    {"a letter where the second backslash would be", "\"\\ud83dxude00\"", B("\xed\xa0\xbd" "xude00")},
     {"a low surrogate after a pair", "\"\\ud83d\\ude00\\ude00\"", B("\xf0\x9f\x98\x80\xed\xb8\x80")},
     {"a backslash between surrogates", "\"\\ud83d\\\\ude00\"", B("\xed\xa0\xbd\\ude00")},
 };
@@ -1032,7 +1039,8 @@ test_quote_every_place(void **state)
 static void
 test_quote_floods(void **state)
 {
-    static const char *const floods[] = {"a", "\x01", "\"", "\n", "\xc3\xa9", "\xe2\x82\xac",
+    static const char *const floods[] = {"a",        "\x01",         "\"",
+                                         "\n",       "\xc3\xa9",     "\xe2\x82\xac",
                                          "\xf0\x9f\x98\x80", "a line of output\n"};
 
     for (size_t i = 0; i < countof(floods); i++) {

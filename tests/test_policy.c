@@ -71,7 +71,8 @@ paths_that_would_show_the_home_are_left_out(void **state)
 {
     const char *options[] = {COMMON,           "workdir=/w",       "path=/home/u",
                              "path=/",         "path=/home",       "path=/home/u/venv",
-                             "path=/s/husk/x", "path=/opt/python"};
+                             "path=/s/husk/x", "path=/opt/python", "path=/tmp",
+                             "path=/proc/self", "path=/run/user", "path=/etc"};
     struct policy p = {0};
     struct err err;
 

@@ -40,6 +40,7 @@ class Kernel:
         self.allow_stdin = False
         self.interruptible = False  # a signal may raise KeyboardInterrupt right now
         self.interrupted_at = 0.0
+        self.cancelled = False  # the running cell was interrupted in an await
         self.task = None  # the running cell, if it awaits
         self.leaving = False
         self.shell = self._make_shell()
@@ -175,6 +176,7 @@ class Kernel:
             arguments["cell_id"] = cell_id
         transformed, error = self.transform(code)
         self.shell._last_traceback = None
+        self.cancelled = False
         coroutine = self.shell.run_cell_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
         )
@@ -235,8 +237,6 @@ class Kernel:
         else:
             error = result.error_before_exec or result.error_in_exec
             result.result = None
-        if isinstance(error, asyncio.CancelledError) and time.monotonic() - self.interrupted_at < 60:
-            error = KeyboardInterrupt()
         reply = {"status": "ok", "user_expressions": {}, "payload": []}
         if error is None:
             reply["user_expressions"] = self.shell.user_expressions(
@@ -268,6 +268,7 @@ class Kernel:
             return  # nothing runs, or several came for one press of the button
         self.interrupted_at = now
         if self.task is not None and not self._in_user_code():
+            self.cancelled = True
             self.loop.call_soon_threadsafe(self.task.cancel)
             return
         raise KeyboardInterrupt

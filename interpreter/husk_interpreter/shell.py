@@ -4,6 +4,7 @@
 The class is named ZMQInteractiveShell because libraries detect notebooks by that name.
 """
 
+import asyncio
 import os
 import sys
 
@@ -143,6 +144,11 @@ class ZMQInteractiveShell(InteractiveShell):
         return self.kernel.get_parent()
 
     def _showtraceback(self, etype, evalue, stb):
+        if self.kernel.cancelled and issubclass(etype, asyncio.CancelledError):
+            # An interrupt reaches a cell that awaits by way of a cancellation; the user pressed
+            # one button and sees one exception, wherever the cell was.
+            etype, evalue = KeyboardInterrupt, KeyboardInterrupt().with_traceback(evalue.__traceback__)
+            stb = self.InteractiveTB.structured_traceback(etype, evalue, evalue.__traceback__)
         # IPython comes here a second time when showing the first try failed.
         try:
             value = str(evalue)
