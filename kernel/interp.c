@@ -640,6 +640,8 @@ interp_event(struct kernel *k, const struct frame *event)
     switch (event->number) {
     case SANDBOX_BUILT:
         snprintf(k->sandbox_text, sizeof k->sandbox_text, "%.*s", (int)text.len, text.data);
+        text = frame_part(event, 1);
+        snprintf(k->directory, sizeof k->directory, "%.*s", (int)text.len, text.data);
         log_info("sandbox built in %u us: %s", event->value, k->sandbox_text);
         interp_start(k);
         break;

@@ -54,17 +54,18 @@ static int
 tell_built(struct broker *b, struct err *err)
 {
     char text[1024], limits[256];
-    struct bytes part;
+    struct bytes parts[2];
 
     limits_describe(&b->limits, limits, sizeof limits);
     snprintf(text, sizeof text, "%s%s%s%s", limits,
              b->policy.private_workdir ? "; the working directory is private (" : "",
              b->policy.why_private, b->policy.private_workdir ? ")" : "");
-    part = bytes_of(text);
+    parts[0] = bytes_of(text);
+    parts[1] = bytes_of(b->policy.workdir);
     return packet_send(SANDBOX_FD,
                        (struct frame){.number = SANDBOX_BUILT,
                                       .value = (uint32_t)b->sandbox.took},
-                       &part, 1, NULL, 0, err);
+                       parts, countof(parts), NULL, 0, err);
 }
 
 static int
@@ -211,7 +212,8 @@ main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     sigaction(SIGTERM, &term, NULL);
     r = run(&b, argv[1], &err);
-    if (r < 0 && err.code && err.code != ECANCELED)
+    /* EPIPE: the supervisor went first, as it does when it is killed. */
+    if (r < 0 && err.code && err.code != ECANCELED && err.code != EPIPE)
         log_error("%s", err.text);
     sandbox_end(&b.sandbox);
     limits_release(&b.limits);

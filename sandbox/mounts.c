@@ -170,6 +170,40 @@ add_paths(struct mount_view *view, const struct policy *p)
     return 0;
 }
 
+/* What lies in a working directory and runs later on the host, or says what runs. Read-only for
+ * cells where it exists; what does not exist cannot be guarded without making it. `.git` is a
+ * mount of its own so that it cannot be renamed away from its guarded parts. */
+static const struct {
+    const char *name;
+    enum mount_kind kind;
+} guarded[] = {
+    {".git", MOUNT_READ_WRITE},       {".git/config", MOUNT_READ_ONLY},
+    {".git/hooks", MOUNT_READ_ONLY},  {".envrc", MOUNT_READ_ONLY},
+    {".vscode", MOUNT_READ_ONLY},     {".idea", MOUNT_READ_ONLY},
+    {".bashrc", MOUNT_READ_ONLY},     {".bash_profile", MOUNT_READ_ONLY},
+    {".profile", MOUNT_READ_ONLY},    {".zshrc", MOUNT_READ_ONLY},
+    {".jupyter", MOUNT_READ_ONLY},    {".ipython", MOUNT_READ_ONLY},
+    {".pre-commit-config.yaml", MOUNT_READ_ONLY},
+};
+
+static int
+add_guards(struct mount_view *view, const struct policy *p)
+{
+    for (size_t i = 0; i < countof(guarded) && !p->private_workdir; i++) {
+        char path[PATH_MAX];
+        struct mount_entry *e;
+
+        if (snprintf(path, sizeof path, "%s/%s", p->workdir, guarded[i].name) >= (int)sizeof path)
+            return -1;
+        if (!(e = add_entry(view, guarded[i].kind, path, path)))
+            return -1;
+        e->optional = 1;
+        e->mapped = 1;
+        e->no_symlinks = 1;
+    }
+    return 0;
+}
+
 static int
 by_target(const void *a, const void *b)
 {
@@ -213,6 +247,8 @@ view_make(const struct policy *p, struct mount_view *ret, struct err *err)
     if (!e)
         return err_errno(err, "list the mounts");
     e->mapped = 1;
+    if (add_guards(&view, p) < 0)
+        return err_errno(err, "list the mounts");
     drop_hidden(&view);
     /* A directory sorts before what lies in it: so it is mounted first. */
     qsort(view.entry, view.len, sizeof *view.entry, by_target);
@@ -333,7 +369,7 @@ take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping 
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_errno(err, "open '%s'", e->source);
     if (!S_ISDIR(st.st_mode) && !(S_ISREG(st.st_mode) && e->kind == MOUNT_READ_ONLY))
-        return err_set(err, EINVAL, "'%s' is no directory", e->source);
+        return e->optional ? 0 : err_set(err, EINVAL, "'%s' is no directory", e->source);
     e->tree = take_tree(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
     if (e->tree < 0)
         return err_errno(err, "take '%s'", e->source);

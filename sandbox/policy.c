@@ -125,6 +125,22 @@ judge_workdir(struct policy *p)
     snprintf(p->why_private, sizeof p->why_private, "%s", why ? why : "");
 }
 
+/* A private directory appears at the path that the client named, unless the system itself is
+ * there: then it is the home directory. */
+static int
+place_workdir(struct policy *p, struct err *err)
+{
+    int taken = strcmp(p->workdir, "/") == 0;
+
+    for (size_t i = 0; !taken && i < countof(system_trees); i++)
+        taken = path_within(p->workdir, system_trees[i]) || path_within(system_trees[i], p->workdir);
+    if (!p->private_workdir || !taken)
+        return 0;
+    free(p->workdir);
+    p->workdir = strdup(p->home);
+    return p->workdir ? 0 : err_errno(err, "keep workdir");
+}
+
 /* What has a face of its own inside: the host's must not take its place, nor stand around it. */
 static const char *const own_faces[] = {"/tmp", "/var/tmp", "/etc/passwd"};
 /* Nothing of these trees of the host is ever shown. */
@@ -181,6 +197,8 @@ policy_read(const struct frame *build, struct policy *ret, struct err *err)
     if (!p.tmp_size)
         p.tmp_size = p.memory / 4;
     judge_workdir(&p);
+    if (place_workdir(&p, err) < 0)
+        return -1;
     drop_forbidden_paths(&p);
     *ret = p;
     p = (struct policy){0}; /* moved to the caller */

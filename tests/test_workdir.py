@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The shared directory: what a cell may do there, and what it may not."""
+
+import os
+import pathlib
+
+import pytest
+
+GUARDED = [".git/hooks/pre-commit", ".git/config", ".envrc", ".vscode/tasks.json", ".bashrc"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    directory = tmp_path / "project"
+    for name in GUARDED:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+    return directory
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_what_runs_later_on_the_host_is_read_only(make_kernel, project, name):
+    kernel = make_kernel(cwd=project)
+    result = kernel.run(f"open({name!r}, 'w')")
+    assert result.ename == "OSError" and "Read-only" in result.evalue
+    assert kernel.run(f"open({name!r}).read()").value == "'before'"
+    assert (project / name).read_text() == "before"
+
+
+def test_the_guarded_directory_cannot_be_renamed_away(make_kernel, project):
+    kernel = make_kernel(cwd=project)
+    assert "busy" in kernel.run("import os; os.rename('.git', 'other')").evalue
+    assert kernel.run("open('.git/index', 'w').write('x')").status == "ok"
+
+
+def test_a_guarded_name_that_is_a_link_is_not_followed(make_kernel, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("s3cret")
+    directory = tmp_path / "project"
+    directory.mkdir()
+    os.symlink(secret, directory / ".vscode")
+    kernel = make_kernel(cwd=directory)
+    assert kernel.run("open('.vscode/key').read()").ename == "FileNotFoundError"
+
+
+def test_files_of_a_cell_belong_to_the_owner_of_the_directory(make_kernel, project):
+    kernel = make_kernel(cwd=project)
+    assert kernel.run("open('made', 'w').write('by a cell')").status == "ok"
+    made = (project / "made").stat()
+    assert (made.st_uid, made.st_gid) == (project.stat().st_uid, project.stat().st_gid)
+    assert kernel.run("import os; os.getcwd()").value == repr(str(project))
+
+
+def test_the_home_directory_is_not_shared_and_what_is_written_there_is_kept(make_kernel, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "secret").write_text("s3cret")
+    env = {"HOME": str(home), "XDG_STATE_HOME": str(tmp_path / "state")}
+    first = make_kernel(cwd=home, env=env)
+    assert first.run("import os; 'secret' in os.listdir('.')").value == "False"
+    assert first.run("open('kept', 'w').write('1')").status == "ok"
+    assert not (home / "kept").exists()
+    info = first.control("kernel_info_request")["content"]
+    assert "private" in info["banner"] and "home directory" in info["banner"]
+    second = make_kernel(cwd=home, env=env)
+    assert second.run("open('kept').read()").value == "'1'"
+
+
+@pytest.mark.parametrize("directory", ["/", "/tmp", "/usr", "/etc"])
+def test_directories_of_the_system_are_not_shared(make_kernel, tmp_path, directory):
+    kernel = make_kernel(cwd=directory, env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    name = f"husk-test-{os.getpid()}"
+    kernel.run(f"open({str(pathlib.Path(directory, name))!r}, 'w').write('x')")
+    assert not pathlib.Path(directory, name).exists()
+    assert kernel.run("1 + 1").value == "2"
