@@ -265,7 +265,7 @@ size_parse(const char *text, uint64_t *ret)
 
     errno = 0;
     number = strtoull(text, &end, 10);
-    if (errno || end == text || *text == '-' || *text == '+')
+    if (errno || *text < '0' || *text > '9') /* no sign and no space, which strtoull would take */
         goto bad;
     if (*end) {
         unit = strchr(units, *end | 0x20);

@@ -96,7 +96,7 @@ check_cursor(struct request *r, struct err *err)
         return type == JSON_NULL || strcmp(r->type->name, "complete_request") == 0
                    ? 0
                    : err_set(err, EINVAL, "'cursor_pos' is missing");
-    if (type != JSON_NUMBER || json_integer(value, &cursor) < 0)
+    if (type != JSON_NUMBER || json_int64(value, &cursor) < 0)
         return err_set(err, EINVAL, "'cursor_pos' is no whole number");
     if (json_unescape(code, &text) < 0)
         return err_errno(err, "read the code");

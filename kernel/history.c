@@ -42,7 +42,7 @@ number_of(struct bytes request, const char *name, int64_t standard)
     struct bytes value;
     int64_t n;
 
-    if (json_get(request, name, &value) != JSON_NUMBER || json_integer(value, &n) < 0)
+    if (json_get(request, name, &value) != JSON_NUMBER || json_int64(value, &n) < 0)
         return standard;
     return n;
 }

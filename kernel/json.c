@@ -666,7 +666,7 @@ json_string_is(struct bytes string, const char *text)
 }
 
 int
-json_integer(struct bytes number, int64_t *ret)
+json_int64(struct bytes number, int64_t *ret)
 {
     size_t at = number.len && number.data[0] == '-';
     int64_t value = 0;

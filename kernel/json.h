@@ -49,7 +49,7 @@ int json_unescape(struct bytes string, struct buf *ret);
 int json_string_is(struct bytes string, const char *text);
 
 /* An accepted number as a 64-bit integer. -1 if it is not one, exactly. */
-int json_integer(struct bytes number, int64_t *ret);
+int json_int64(struct bytes number, int64_t *ret);
 
 /* Appends `text`, which may be any bytes, as a JSON string with quotes. Invalid UTF-8 becomes
  * U+FFFD, one for each maximal part (Unicode 3.9, as Python and browsers do); text that is

@@ -88,7 +88,7 @@ try_number(struct bytes number)
     int64_t value;
     const char *sign;
 
-    if (json_integer(number, &value) < 0)
+    if (json_int64(number, &value) < 0)
         return;
     sign = number.data[0] == '-' && value == 0 ? "-" : "";
     must(buf_printf(&text, "%s%lld", sign, (long long)value) == 0);
@@ -195,7 +195,7 @@ try_refused(struct bytes text, const struct err *err)
     while (json_next(text, &at, &name, &value) != JSON_NONE) {
         must(inside(name, text) && inside(value, text) && ++count <= text.len);
         json_string_is(name, "msg_id");
-        json_integer(value, &number);
+        json_int64(value, &number);
         meant.len = 0;
         must(json_unescape(value, &meant) == 0 && meant.len <= value.len);
     }
@@ -203,7 +203,7 @@ try_refused(struct bytes text, const struct err *err)
         must(inside(value, text) && ++count <= text.len);
     json_get(text, "msg_id", &value);
     json_string_is(text, "msg_id");
-    json_integer(text, &number);
+    json_int64(text, &number);
     must(json_unescape(text, &meant) == 0);
 }
 

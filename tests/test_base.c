@@ -49,6 +49,8 @@ static const struct {
     {"a leading zero is not octal", "010", 0, 10},
     {"the largest", "18446744073709551615", 0, UINT64_MAX},
     {"the largest of a unit", "16777215t", 0, 16777215 * TIB},
+    {"a space in front", " 5", -1, 0},
+    {"less than nothing after a space", " -5", -1, 0},
     {"one more than the largest", "18446744073709551616", -1, 0},
     {"one more than the largest of a unit", "16777216t", -1, 0},
     {"k of the largest", "18446744073709551615k", -1, 0},

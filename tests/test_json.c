@@ -788,7 +788,7 @@ walk_unchecked(struct bytes text)
         expect_inside(name, text);
         expect_inside(value, text);
         json_string_is(name, "a\xc3\xa9");
-        json_integer(value, &number);
+        json_int64(value, &number);
         meant.len = 0;
         assert_int_equal(json_unescape(value, &meant), 0);
         assert_true(meant.len <= value.len);
@@ -933,7 +933,7 @@ test_integer(void **state)
 {
     for (size_t i = 0; i < countof(integers); i++) {
         int64_t value = 4711, want = integers[i].r < 0 ? 4711 : integers[i].value;
-        int r = json_integer(at_edge(bytes_of(integers[i].number)), &value);
+        int r = json_int64(at_edge(bytes_of(integers[i].number)), &value);
         if (r != integers[i].r || value != want)
             fail_msg("%s: %d, %" PRId64, integers[i].claim, r, value);
     }

@@ -145,7 +145,8 @@ frame_payload(const struct bytes *parts, size_t nparts)
     size_t sum = nparts * FRAME_PART_HEAD;
 
     for (size_t i = 0; i < nparts; i++)
-        sum += parts[i].len;
+        if (__builtin_add_overflow(sum, parts[i].len, &sum))
+            return SIZE_MAX;
     return sum;
 }
 

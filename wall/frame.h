@@ -48,8 +48,8 @@ struct frame_rule {
     uint8_t fds;        /* descriptors that travel with it (sandbox.def only) */
 };
 
-/* Checks the head at the start of buf against the table: number, sender, phase, length, in
- * this order and before a payload is looked at or room is made for it.
+/* Checks the head at the start of buf against the table: number, the field that is zero,
+ * sender, phase, length, in this order and before a payload is looked at or room is made for it.
  * Returns 0 if buf is shorter than a head, 1 with *ret filled (its payload pointer is NULL),
  * or -1 with err set if it can never become valid. */
 int frame_head(const uint8_t *buf, size_t len, const struct frame_rule rules[FRAME_LIMIT],
