@@ -7,8 +7,8 @@
  * fresh; callers pass it on or put context in front of it. Nothing is allocated, so an error
  * can be reported when memory is short and after fork().
  *
- * Text: lower case, no full stop, the subject in quotes: "open '/x': Permission denied" (what follows
- * the last colon is the C library's).
+ * Text: lower case, no full stop, the subject in quotes: "open '/x': Permission denied", where
+ * what follows the last colon is the C library's.
  */
 #pragma once
 

@@ -91,6 +91,7 @@ ask_for_sandbox(struct kernel *k, struct err *err)
           strv_addf(&o, "memory=%llu", (unsigned long long)memory) < 0 ||
           strv_addf(&o, "pids=%llu", (unsigned long long)k->options.pids) < 0 ||
           strv_addf(&o, "files=%llu", (unsigned long long)k->options.files) < 0 ||
+          strv_add(&o, "guard=/.jupyter") < 0 || strv_add(&o, "guard=/.ipython") < 0 ||
           strv_addf(&o, "path=%s", paths_interpreter()) < 0;
     if (k->options.tmp_size)
         bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;

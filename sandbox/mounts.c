@@ -182,26 +182,37 @@ static const struct {
     {".vscode", MOUNT_READ_ONLY},     {".idea", MOUNT_READ_ONLY},
     {".bashrc", MOUNT_READ_ONLY},     {".bash_profile", MOUNT_READ_ONLY},
     {".profile", MOUNT_READ_ONLY},    {".zshrc", MOUNT_READ_ONLY},
-    {".jupyter", MOUNT_READ_ONLY},    {".ipython", MOUNT_READ_ONLY},
     {".pre-commit-config.yaml", MOUNT_READ_ONLY},
 };
 
 static int
+add_guard(struct mount_view *view, const struct policy *p, enum mount_kind kind, const char *name)
+{
+    char path[PATH_MAX];
+    struct mount_entry *e;
+
+    if (snprintf(path, sizeof path, "%s/%s", p->workdir, name) >= (int)sizeof path)
+        return -1;
+    if (!(e = add_entry(view, kind, path, path)))
+        return -1;
+    e->optional = 1;
+    e->mapped = 1;
+    e->no_symlinks = 1;
+    return 0;
+}
+
+static int
 add_guards(struct mount_view *view, const struct policy *p)
 {
-    for (size_t i = 0; i < countof(guarded) && !p->private_workdir; i++) {
-        char path[PATH_MAX];
-        struct mount_entry *e;
+    int r = 0;
 
-        if (snprintf(path, sizeof path, "%s/%s", p->workdir, guarded[i].name) >= (int)sizeof path)
-            return -1;
-        if (!(e = add_entry(view, guarded[i].kind, path, path)))
-            return -1;
-        e->optional = 1;
-        e->mapped = 1;
-        e->no_symlinks = 1;
-    }
-    return 0;
+    if (p->private_workdir)
+        return 0;
+    for (size_t i = 0; r == 0 && i < countof(guarded); i++)
+        r = add_guard(view, p, guarded[i].kind, guarded[i].name);
+    for (size_t i = 0; r == 0 && i < p->guards.len; i++)
+        r = add_guard(view, p, MOUNT_READ_ONLY, p->guards.item[i] + 1);
+    return r;
 }
 
 static int

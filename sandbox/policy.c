@@ -217,6 +217,7 @@ policy_release(struct policy *policy)
     free(policy->hosthome);
     strv_release(&policy->paths);
     strv_release(&policy->hide);
+    strv_release(&policy->guards);
     *policy = (struct policy){0};
     errno = saved;
 }

@@ -377,7 +377,7 @@ visit_row(const char *claim, const struct wall *wall, unsigned sender, unsigned 
         up = number >= 16;
         if (up ? (rule->sender & SANDBOX_BY_KERNEL) : (rule->sender & SANDBOX_BY_INIT))
             fail_msg("%s: up or down", claim);
-        if (up && (rule->fds || rule->max > 4096))
+        if (up && (rule->fds || rule->max > 8192))
             fail_msg("%s: what comes up is small and has no descriptors", claim);
         if (FRAME_HEAD + rule->max > SANDBOX_PACKET || rule->fds > SANDBOX_FDS)
             fail_msg("%s: does not fit into a datagram", claim);
