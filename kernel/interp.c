@@ -148,7 +148,7 @@ on_input(struct kernel *k, const struct frame *f, struct err *err)
 
 /* The cell's number is the supervisor's to say: it goes into the reply here. */
 static int
-add_count(struct request *r, struct bytes content, struct buf *ret)
+add_count(struct request *r, struct bytes content, int timed_out, struct buf *ret)
 {
     struct bytes value;
 
@@ -159,7 +159,8 @@ add_count(struct request *r, struct bytes content, struct buf *ret)
         content.data++;
         content.len--;
     }
-    if (buf_printf(ret, "{\"execution_count\":%u,", r->count) < 0)
+    if (buf_printf(ret, "{\"execution_count\":%u,%s", r->count,
+                   timed_out ? "\"timed_out\":true," : "") < 0)
         return -1;
     return buf_add(ret, content.data + 1, content.len - 1);
 }
@@ -186,11 +187,13 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
     struct request *r = k->interp.running;
     struct bytes said = frame_part(f, 0), value;
     const char *status = "ok";
+    int timed_out = k->interp.watch.limit_struck;
 
     if (check_running(k, f, err) < 0)
         return -1;
     if (json_check_object(said, err) < 0)
         return err_wrap(err, "REPLY");
+    watch_stop(k);
     if (json_get(said, "status", &value) == JSON_STRING && json_string_is(value, "error"))
         status = "error";
     k->interp.running = NULL;
@@ -202,7 +205,7 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
         iopub_flush(&k->iopub, 1);
         reply_none(k, r);
     } else {
-        if (add_count(r, said, &content) < 0)
+        if (add_count(r, said, timed_out, &content) < 0)
             abort();
         reply_content(k, r, (struct bytes){content.data, content.len}, status);
     }
@@ -268,6 +271,7 @@ end_broken(struct kernel *k, const struct err *why)
     struct err err;
 
     k->interp.broken = *why;
+    err_wrap(&k->interp.broken, "it broke the protocol and was killed");
     log_warning("the interpreter broke the protocol: %s", why->text);
     if (box_signal(&k->box, k->interp.slot, SIGKILL, &err) < 0)
         kernel_fail(k, EXIT_SYSTEM, &err);
@@ -370,6 +374,8 @@ give(struct kernel *k, struct request *r)
         k->interp.state = INTERP_RUNNING;
         tell(k, f, parts, n);
         announce(k, r);
+        if (r->type->frame == FRAME_EXECUTE)
+            watch_start(k);
     }
     if (parts != few)
         free(parts);
@@ -414,6 +420,7 @@ interp_interrupt(struct kernel *k)
     if (box_signal(&k->box, k->interp.slot, SIGINT, &err) < 0 ||
         box_signal(&k->box, k->interp.slot, SIGCONT, &err) < 0)
         log_warning("interrupt: %s", err.text);
+    watch_interrupted(k);
 }
 
 void
@@ -512,7 +519,7 @@ static void
 describe_death(const struct kernel *k, int status, struct bytes cause, char *into, size_t size)
 {
     if (k->interp.broken.code)
-        snprintf(into, size, "it broke the protocol and was killed: %s", k->interp.broken.text);
+        snprintf(into, size, "%s", k->interp.broken.text);
     else if (cause.len)
         snprintf(into, size, "%.*s", (int)cause.len, cause.data);
     else if (WIFSIGNALED(status))
@@ -600,6 +607,7 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     starting = in->state == INTERP_STARTING;
     in->state = INTERP_DEAD;
     k->input.open = 0;
+    watch_stop(k);
     describe_death(k, status, cause, why, sizeof why);
     timeline_close(&in->timeline);
     if (k->ending) {

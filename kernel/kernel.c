@@ -189,6 +189,7 @@ timeout(const struct kernel *k)
 
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
+    sooner(&at, k->interp.watch.at);
     if (!at)
         return -1;
     return at > now ? (long)(at - now) : 0;
@@ -266,6 +267,7 @@ turn(struct kernel *k)
     if (items[ON_BOX].revents)
         take_box_events(k);
     iopub_tick(&k->iopub, now_ms());
+    watch_tick(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)
         k->done = 1;

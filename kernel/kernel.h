@@ -17,6 +17,7 @@
 #include "kernel/request.h"
 #include "kernel/sockets.h"
 #include "kernel/timeline.h"
+#include "kernel/watch.h"
 #include "kernel/wire.h"
 
 /* Starting and stopping again without ever getting as far as HELLO: then the kernel gives up. */
@@ -40,7 +41,8 @@ struct interp {
     struct request *running; /* owned, in INTERP_RUNNING */
     int failures;           /* in a row, before HELLO */
     int gone;               /* its process has ended */
-    struct err broken;      /* the rule it broke, if it was killed for that */
+    struct err broken;      /* why it was killed by us, if it was */
+    struct watch watch;     /* the time of the running cell */
     struct buf last_words;  /* what it printed before HELLO: why it did not start */
 };
 

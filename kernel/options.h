@@ -14,6 +14,7 @@ struct options {
     uint64_t tmp_size; /* bytes; 0: by memory */
     uint64_t pids;
     uint64_t files;
+    uint64_t cell_timeout; /* seconds; 0: none */
     char *workdir;
     struct strv environment;
     int log_level;

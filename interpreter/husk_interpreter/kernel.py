@@ -3,6 +3,7 @@
 
 import asyncio
 import builtins
+import faulthandler
 import gc
 import getpass
 import json
@@ -83,6 +84,9 @@ class Kernel:
         builtins.input = self.raw_input
         getpass.getpass = self.getpass
         signal.signal(signal.SIGINT, self.on_sigint)
+        # A crash tells where it was, and so does a cell that does not hear an interrupt.
+        faulthandler.enable(2)
+        faulthandler.register(signal.SIGURG, 2, all_threads=True)
         self.loop.add_reader(_husk.SOCKET, self.on_readable)
         gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
         _husk.send(_husk.HELLO, 0, _husk.VERSION, (messages.encode(self.about()),))

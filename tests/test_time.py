@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Time limits of a cell, and cells that do not hear an interrupt."""
+
+import time
+
+DEAF = """
+import time
+while True:
+    try:
+        time.sleep(30)
+    except BaseException:
+        pass
+"""
+
+
+def test_a_cell_over_its_limit_is_interrupted_and_its_state_is_kept(make_kernel):
+    kernel = make_kernel("--cell-timeout", "1")
+    kernel.run("a = 1")
+    result = kernel.run("import time; time.sleep(60)")
+    assert result.ename == "KeyboardInterrupt" and result.reply["timed_out"] is True
+    assert "time limit of 1 s" in result.stderr
+    assert kernel.run("a").value == "1"
+
+
+def test_a_cell_that_does_not_hear_is_replaced_and_its_files_are_kept(make_kernel):
+    kernel = make_kernel("--cell-timeout", "1")
+    kernel.run("open('/tmp/kept', 'w').write('x'); a = 1")
+    result = kernel.run(DEAF)
+    assert result.ename == "InterpreterDied" and "time limit of 1 s" in result.evalue
+    assert "it is here" in result.stderr and "thread 0x" in result.stderr
+    assert kernel.run("open('/tmp/kept').read()").value == "'x'"
+    assert kernel.run("a").ename == "NameError"
+
+
+def test_a_quick_cell_has_no_limit_left_over(make_kernel):
+    kernel = make_kernel("--cell-timeout", "1")
+    kernel.run("1")
+    time.sleep(2)
+    assert kernel.run("2").value == "2"
+
+
+def test_the_user_is_told_where_a_cell_hangs_that_does_not_hear(make_kernel):
+    kernel = make_kernel()
+    msg_id = kernel.send(DEAF.replace("while True", "for i in range(2)").replace("30", "4"))
+    time.sleep(1)
+    kernel.interrupt()
+    result = kernel.result(msg_id)
+    assert "it is here" in result.stderr and "thread 0x" in result.stderr
+    assert result.status == "ok"
