@@ -2,6 +2,7 @@
 #include "kernel/kernel.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sodium.h>
@@ -71,6 +72,43 @@ default_memory(void)
 }
 
 static int
+add_guard(struct strv *options, const char *path)
+{
+    char real[PATH_MAX];
+
+    if (*path != '/' || !realpath(path, real))
+        return 0; /* relative, or nothing there */
+    return strv_addf(options, "guard=%s", real);
+}
+
+/* What decides which program runs outside of the sandbox, at the next start: if it lies in the
+ * working directory, a cell must not be able to change it. */
+static int
+add_guards(const struct kernel *k, struct strv *options)
+{
+    static const char *const lists[] = {"PATH", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH",
+                                        "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
+    static const char *const names[] = {".jupyter", ".ipython"};
+    int bad = add_guard(options, paths_program()) < 0 || add_guard(options, paths_broker()) < 0 ||
+              add_guard(options, paths_init()) < 0 || add_guard(options, paths_logos()) < 0 ||
+              add_guard(options, k->options.connection_file) < 0;
+
+    for (size_t i = 0; !bad && i < countof(names) && k->directory[1]; i++)
+        bad = strv_addf(options, "guard=%s/%s", k->directory, names[i]) < 0;
+    for (size_t i = 0; !bad && i < countof(lists); i++) {
+        const char *at = getenv(lists[i]);
+        while (!bad && at && *at) {
+            char path[PATH_MAX];
+            size_t len = strcspn(at, ":");
+            snprintf(path, sizeof path, "%.*s", (int)len, at);
+            bad = add_guard(options, path) < 0;
+            at += len + (at[len] == ':');
+        }
+    }
+    return bad ? -1 : 0;
+}
+
+static int
 ask_for_sandbox(struct kernel *k, struct err *err)
 {
     scoped(strv_release) struct strv o = {0};
@@ -91,12 +129,12 @@ ask_for_sandbox(struct kernel *k, struct err *err)
           strv_addf(&o, "memory=%llu", (unsigned long long)memory) < 0 ||
           strv_addf(&o, "pids=%llu", (unsigned long long)k->options.pids) < 0 ||
           strv_addf(&o, "files=%llu", (unsigned long long)k->options.files) < 0 ||
-          strv_add(&o, "guard=/.jupyter") < 0 || strv_add(&o, "guard=/.ipython") < 0 ||
           strv_addf(&o, "path=%s", paths_interpreter()) < 0;
     if (k->options.tmp_size)
         bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;
     for (size_t i = 0; !bad && i < k->python.paths.len; i++)
         bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
+    bad = bad || add_guards(k, &o) < 0;
     return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
 }
 

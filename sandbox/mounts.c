@@ -171,29 +171,17 @@ add_paths(struct mount_view *view, const struct policy *p)
 }
 
 /* What lies in a working directory and runs later on the host, or says what runs. Read-only for
- * cells where it exists; what does not exist cannot be guarded without making it. `.git` is a
- * mount of its own so that it cannot be renamed away from its guarded parts. */
-static const struct {
-    const char *name;
-    enum mount_kind kind;
-} guarded[] = {
-    {".git", MOUNT_READ_WRITE},       {".git/config", MOUNT_READ_ONLY},
-    {".git/hooks", MOUNT_READ_ONLY},  {".envrc", MOUNT_READ_ONLY},
-    {".vscode", MOUNT_READ_ONLY},     {".idea", MOUNT_READ_ONLY},
-    {".bashrc", MOUNT_READ_ONLY},     {".bash_profile", MOUNT_READ_ONLY},
-    {".profile", MOUNT_READ_ONLY},    {".zshrc", MOUNT_READ_ONLY},
-    {".pre-commit-config.yaml", MOUNT_READ_ONLY},
-};
+ * cells where it exists; what does not exist cannot be guarded without making it. */
+static const char *const guarded[] = {".git/config", ".git/hooks",    ".envrc",   ".vscode",
+                                      ".idea",       ".bashrc",       ".profile", ".zshrc",
+                                      ".bash_profile", ".pre-commit-config.yaml"};
 
 static int
-add_guard(struct mount_view *view, const struct policy *p, enum mount_kind kind, const char *name)
+add_shared(struct mount_view *view, enum mount_kind kind, const char *path)
 {
-    char path[PATH_MAX];
-    struct mount_entry *e;
+    struct mount_entry *e = add_entry(view, kind, path, path);
 
-    if (snprintf(path, sizeof path, "%s/%s", p->workdir, name) >= (int)sizeof path)
-        return -1;
-    if (!(e = add_entry(view, kind, path, path)))
+    if (!e)
         return -1;
     e->optional = 1;
     e->mapped = 1;
@@ -204,15 +192,54 @@ add_guard(struct mount_view *view, const struct policy *p, enum mount_kind kind,
 static int
 add_guards(struct mount_view *view, const struct policy *p)
 {
+    char path[PATH_MAX];
     int r = 0;
 
-    if (p->private_workdir)
-        return 0;
-    for (size_t i = 0; r == 0 && i < countof(guarded); i++)
-        r = add_guard(view, p, guarded[i].kind, guarded[i].name);
+    for (size_t i = 0; r == 0 && i < countof(guarded); i++) {
+        if (snprintf(path, sizeof path, "%s/%s", p->workdir, guarded[i]) >= (int)sizeof path)
+            return -1;
+        r = add_shared(view, MOUNT_READ_ONLY, path);
+    }
     for (size_t i = 0; r == 0 && i < p->guards.len; i++)
-        r = add_guard(view, p, MOUNT_READ_ONLY, p->guards.item[i] + 1);
+        if (path_within(p->guards.item[i], p->workdir) &&
+            strcmp(p->guards.item[i], p->workdir) != 0)
+            r = add_shared(view, MOUNT_READ_ONLY, p->guards.item[i]);
     return r;
+}
+
+static int
+has_target(const struct mount_view *view, const char *path)
+{
+    for (size_t i = 0; i < view->len; i++)
+        if (strcmp(view->entry[i].target, path) == 0)
+            return 1;
+    return 0;
+}
+
+/* rename(2) refuses a mount point, but not a directory above one: a cell would rename it, and
+ * put its own tree at the guarded path. So every directory between the working directory and
+ * what is read-only in it becomes a mount of itself. */
+static int
+add_pins(struct mount_view *view, const struct policy *p)
+{
+    size_t len = view->len;
+    char path[PATH_MAX];
+
+    for (size_t i = 0; i < len; i++) {
+        if (view->entry[i].kind != MOUNT_READ_ONLY ||
+            !path_within(view->entry[i].target, p->workdir) ||
+            faccessat(AT_FDCWD, view->entry[i].source, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+            continue;
+        snprintf(path, sizeof path, "%s", view->entry[i].target);
+        for (;;) {
+            *strrchr(path, '/') = 0;
+            if (strlen(path) <= strlen(p->workdir))
+                break;
+            if (!has_target(view, path) && add_shared(view, MOUNT_READ_WRITE, path) < 0)
+                return -1;
+        }
+    }
+    return 0;
 }
 
 static int
@@ -258,7 +285,7 @@ view_make(const struct policy *p, struct mount_view *ret, struct err *err)
     if (!e)
         return err_errno(err, "list the mounts");
     e->mapped = 1;
-    if (add_guards(&view, p) < 0)
+    if (!p->private_workdir && (add_guards(&view, p) < 0 || add_pins(&view, p) < 0))
         return err_errno(err, "list the mounts");
     drop_hidden(&view);
     /* A directory sorts before what lies in it: so it is mounted first. */

@@ -19,7 +19,7 @@ struct policy {
     char *hosthome;
     struct strv paths;
     struct strv hide;
-    struct strv guards; /* each begins with a slash: the working directory is its root */
+    struct strv guards;
     uint64_t memory;   /* bytes */
     uint64_t tmp_size; /* bytes */
     uint64_t pids;

@@ -23,10 +23,10 @@ PYTHON = os.environ.get("HUSK_PYTHON", sys.executable)
 TIMEOUT = 60  # seconds; generous, no test depends on speed
 
 
-def spec_directory(directory, *options, name="husk"):
+def spec_directory(directory, *options, name="husk", husk=HUSK):
     """Installs a kernelspec below `directory` and returns the directory of kernelspecs."""
     subprocess.run(
-        [HUSK, "install", "--prefix", str(directory), "--name", name, "--python", PYTHON, *options],
+        [str(husk), "install", "--prefix", str(directory), "--name", name, "--python", PYTHON, *options],
         check=True, capture_output=True, timeout=TIMEOUT,
     )
     return pathlib.Path(directory) / "share" / "jupyter" / "kernels"
@@ -60,8 +60,11 @@ class Result:
 
 
 class Kernel:
-    def __init__(self, directory, *options, cwd=None, env=None, transport="tcp", ready=True):
-        specs = KernelSpecManager(kernel_dirs=[str(spec_directory(directory / "spec", *options))])
+    def __init__(self, directory, *options, cwd=None, env=None, transport="tcp", ready=True,
+                 husk=HUSK):
+        specs = KernelSpecManager(
+            kernel_dirs=[str(spec_directory(directory / "spec", *options, husk=husk))]
+        )
         self.cwd = pathlib.Path(cwd or directory / "work")
         self.cwd.mkdir(exist_ok=True, parents=True)
         self.log = directory / "kernel.log"

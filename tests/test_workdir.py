@@ -3,7 +3,9 @@
 
 import os
 import pathlib
+import shutil
 
+import conftest
 import pytest
 
 GUARDED = [".git/hooks/pre-commit", ".git/config", ".envrc", ".vscode/tasks.json", ".bashrc"]
@@ -32,6 +34,29 @@ def test_the_guarded_directory_cannot_be_renamed_away(make_kernel, project):
     kernel = make_kernel(cwd=project)
     assert "busy" in kernel.run("import os; os.rename('.git', 'other')").evalue
     assert kernel.run("open('.git/index', 'w').write('x')").status == "ok"
+
+
+def test_a_directory_above_a_guarded_one_cannot_be_renamed_away(make_kernel, tmp_path):
+    directory = tmp_path / "project"
+    commands = directory / "deep" / "er" / "bin"
+    commands.mkdir(parents=True)
+    kernel = make_kernel(cwd=directory, env={"PATH": f"{commands}:{os.environ['PATH']}"})
+    for name in ("deep/er/bin", "deep/er", "deep"):
+        assert kernel.run(f"import os; os.rename({name!r}, 'other')").ename == "OSError", name
+    assert commands.is_dir()
+    assert "Read-only" in kernel.run("open('deep/er/bin/python3', 'w')").evalue
+    assert kernel.run("open('deep/file', 'w').write('x')").status == "ok"
+
+
+def test_husk_itself_is_read_only_where_the_directory_holds_it(make_kernel, tmp_path):
+    directory = tmp_path / "project"
+    shutil.copytree(conftest.PREFIX, directory / "own", symlinks=True)
+    kernel = make_kernel(cwd=directory, husk=directory / "own" / "bin" / "husk")
+    for name in ("own/bin/husk", "own/libexec/husk/husk-sandbox", "own/libexec/husk/husk-init",
+                 "own/lib/husk/interpreter/probe.py"):
+        assert kernel.run(f"open({name!r}, 'a')").status == "error", name
+        assert kernel.run(f"import os; os.rename({name!r}, 'x')").ename == "OSError", name
+    assert kernel.run("import os; os.rename('own', 'x')").ename == "OSError"
 
 
 def test_a_guarded_name_that_is_a_link_is_not_followed(make_kernel, tmp_path):
