@@ -81,6 +81,27 @@ add_guard(struct strv *options, const char *path)
     return strv_addf(options, "guard=%s", real);
 }
 
+/* The key must not be readable inside, wherever the client put the connection file; and the
+ * directory where Jupyter keeps those of other kernels is not shared. */
+static int
+add_secrets(const struct kernel *k, struct strv *options)
+{
+    const char *runtime = getenv("JUPYTER_RUNTIME_DIR"), *data = getenv("JUPYTER_DATA_DIR");
+    char real[PATH_MAX], path[PATH_MAX];
+    int bad = realpath(k->options.connection_file, real) &&
+              strv_addf(options, "mask=%s", real) < 0;
+
+    if (runtime)
+        snprintf(path, sizeof path, "%s", runtime);
+    else if (data)
+        snprintf(path, sizeof path, "%s/runtime", data);
+    else
+        snprintf(path, sizeof path, "%s/.local/share/jupyter/runtime", paths_home());
+    if (!bad && realpath(path, real))
+        bad = strv_addf(options, "hide=%s", real) < 0;
+    return bad ? -1 : 0;
+}
+
 /* What decides which program runs outside of the sandbox, at the next start: if it lies in the
  * working directory, a cell must not be able to change it. */
 static int
@@ -91,7 +112,7 @@ add_guards(const struct kernel *k, struct strv *options)
     static const char *const names[] = {".jupyter", ".ipython"};
     int bad = add_guard(options, paths_program()) < 0 || add_guard(options, paths_broker()) < 0 ||
               add_guard(options, paths_init()) < 0 || add_guard(options, paths_logos()) < 0 ||
-              add_guard(options, k->options.connection_file) < 0;
+              add_secrets(k, options) < 0;
 
     for (size_t i = 0; !bad && i < countof(names) && k->directory[1]; i++)
         bad = strv_addf(options, "guard=%s/%s", k->directory, names[i]) < 0;

@@ -42,6 +42,8 @@ struct attributes {
     uint64_t set, clear, propagation, userns;
 };
 
+#define NULL_DEVICE "/dev/null" /* over a file: with nodev it cannot even be opened */
+
 static int
 take_tree(int fd, const char *path, unsigned flags)
 {
@@ -204,6 +206,10 @@ add_guards(struct mount_view *view, const struct policy *p)
         if (path_within(p->guards.item[i], p->workdir) &&
             strcmp(p->guards.item[i], p->workdir) != 0)
             r = add_shared(view, MOUNT_READ_ONLY, p->guards.item[i]);
+    for (size_t i = 0; r == 0 && i < p->masks.len; i++)
+        if (path_within(p->masks.item[i], p->workdir) &&
+            !add_entry(view, MOUNT_READ_ONLY, NULL_DEVICE, p->masks.item[i]))
+            r = -1;
     return r;
 }
 
@@ -406,7 +412,8 @@ take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping 
         return 0;
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_errno(err, "open '%s'", e->source);
-    if (!S_ISDIR(st.st_mode) && !(S_ISREG(st.st_mode) && e->kind == MOUNT_READ_ONLY))
+    if (!S_ISDIR(st.st_mode) && !(S_ISREG(st.st_mode) && e->kind == MOUNT_READ_ONLY) &&
+        strcmp(e->source, NULL_DEVICE) != 0)
         return e->optional ? 0 : err_set(err, EINVAL, "'%s' is no directory", e->source);
     e->tree = take_tree(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
     if (e->tree < 0)

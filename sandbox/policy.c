@@ -120,7 +120,7 @@ judge_workdir(struct policy *p)
             why = "it belongs to the system";
     for (size_t i = 0; !why && i < p->hide.len; i++)
         if (path_within(p->workdir, p->hide.item[i]) || path_within(p->hide.item[i], p->workdir))
-            why = "it holds husk's own state";
+            why = "it holds state that stays hidden";
     p->private_workdir = why != NULL;
     snprintf(p->why_private, sizeof p->why_private, "%s", why ? why : "");
 }
@@ -218,6 +218,7 @@ policy_release(struct policy *policy)
     strv_release(&policy->paths);
     strv_release(&policy->hide);
     strv_release(&policy->guards);
+    strv_release(&policy->masks);
     *policy = (struct policy){0};
     errno = saved;
 }

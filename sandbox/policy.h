@@ -19,6 +19,7 @@ struct policy {
     char *hosthome;
     struct strv paths;
     struct strv hide;
+    struct strv masks;
     struct strv guards;
     uint64_t memory;   /* bytes */
     uint64_t tmp_size; /* bytes */

@@ -47,9 +47,9 @@ directories_are_shared_only_if_nothing_else_can_be_meant(void **state)
         {"workdir=/var", "directory of the system"},
         {"workdir=/tmp", "directory of the system"},
         {"workdir=/root", "directory of the system"},
-        {"workdir=/s/husk", "husk's own state"},
-        {"workdir=/s/husk/workspace/x", "husk's own state"},
-        {"workdir=/s", "husk's own state"},
+        {"workdir=/s/husk", "stays hidden"},
+        {"workdir=/s/husk/workspace/x", "stays hidden"},
+        {"workdir=/s", "stays hidden"},
         {"workdir=/home/user", NULL}, /* another name that only begins like the home */
     };
 

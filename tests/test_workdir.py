@@ -100,3 +100,20 @@ def test_directories_of_the_system_are_not_shared(make_kernel, tmp_path, directo
     kernel.run(f"open({str(pathlib.Path(directory, name))!r}, 'w').write('x')")
     assert not pathlib.Path(directory, name).exists()
     assert kernel.run("1 + 1").value == "2"
+
+
+def test_the_connection_file_cannot_be_read_where_the_directory_holds_it(make_kernel, tmp_path):
+    kernel = make_kernel(cwd=tmp_path / "kernel0")  # where the fixture puts kernel.json
+    assert (tmp_path / "kernel0" / "kernel.json").stat().st_size > 100
+    assert kernel.run("open('kernel.json').read()").ename == "PermissionError"
+    assert kernel.run("import os; os.rename('kernel.json', 'x')").ename == "OSError"
+    assert kernel.run("open('other', 'w').write('x')").status == "ok"
+
+
+def test_a_directory_with_connection_files_of_others_is_not_shared(make_kernel, tmp_path):
+    runtime = tmp_path / "data" / "runtime"
+    runtime.mkdir(parents=True)
+    (runtime / "kernel-1.json").write_text("key")
+    env = {"JUPYTER_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(tmp_path / "state")}
+    kernel = make_kernel(cwd=tmp_path / "data", env=env)
+    assert kernel.run("import os; os.path.exists('runtime/kernel-1.json')").value == "False"
