@@ -9,7 +9,7 @@ import os
 import sys
 
 import _husk
-from IPython.core import payloadpage
+from IPython.core import page, payloadpage
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -71,7 +71,7 @@ class KernelMagics(Magics):
     def less(self, line):
         """Show a file through the pager."""
         with open(os.path.expanduser(line.strip()), encoding="utf-8", errors="replace") as f:
-            self.shell.hooks.show_in_pager({"text/plain": f.read()})
+            payloadpage.page(f.read())
 
     more = line_magic("more")(less)
 
@@ -113,7 +113,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def init_hooks(self):
         super().init_hooks()
-        self.set_hook("show_in_pager", payloadpage.page, 99)
+        self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)
 
     def init_magics(self):
         super().init_magics()
