@@ -355,12 +355,12 @@ iopub_subscriptions(struct iopub *io)
         const uint8_t *data = zmq_msg_data(&msg);
         size_t len = zmq_msg_size(&msg);
 
+        if (len && *data == 1)
+            iopub_flush(io, 0); /* text that was there before must not be its first message */
         if (len && *data <= 1)
             zmq_setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
-        if (len && *data == 1) {
-            iopub_flush(io, 0);
+        if (len && *data == 1)
             welcome(io, (struct bytes){data + 1, len - 1});
-        }
     }
     zmq_msg_close(&msg);
 }
