@@ -74,10 +74,10 @@ class Kernel:
         )
         if transport == "ipc":
             self.manager.ip = str(directory / "ipc")
-        with open(self.log, "ab") as log:
-            self.manager.start_kernel(
-                cwd=str(self.cwd), env={**os.environ, **(env or {})}, stderr=log
-            )
+        self._stderr = open(self.log, "ab")  # stays open: a restart inherits it again
+        self.manager.start_kernel(
+            cwd=str(self.cwd), env={**os.environ, **(env or {})}, stderr=self._stderr
+        )
         self.client = self.manager.client()
         self.client.start_channels()
         if ready:
@@ -136,6 +136,7 @@ class Kernel:
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        self._stderr.close()
 
 
 @pytest.fixture

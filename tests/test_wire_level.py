@@ -336,9 +336,10 @@ def test_13_14_heartbeat_and_control_answer_while_a_cell_holds_the_gil(make_kern
     kernel = make_kernel()
     wire = Wire(kernel)
     try:
-        wire.send("shell", wire.parts("execute_request", {"code": "sum(range(10**13))"}))
-        while wire.parse(wire.receive(wire.iopub))["msg_type"] != "execute_input":
+        wire.send("shell", wire.parts("execute_request", {"code": "print('go'); sum(range(10**13))"}))
+        while wire.parse(wire.receive(wire.iopub))["msg_type"] != "stream":
             pass
+        time.sleep(0.5)  # now it is inside sum(), which looks at no signal
         for i in range(5):
             wire.socket["hb"].send(b"ping%d" % i)
             assert wire.receive(wire.socket["hb"]) == [b"ping%d" % i]

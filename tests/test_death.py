@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Deaths, limits and interrupts: every request is answered, and the reason is named."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import conftest
+import pytest
+
+DEATHS = {
+    "exit": ("import os; os._exit(3)", "exited with status 3"),
+    "kill": ("import os; os.kill(os.getpid(), 9)", "signal 9"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "signal 11"),
+    "abort": ("import os; os.abort()", "signal 6"),
+    "stack overflow": (
+        "import sys; sys.setrecursionlimit(10**9)\n"
+        "class A:\n    def __repr__(self): return repr(self)\nrepr(A())", "signal 11"),
+}
+
+INTERRUPTED = {
+    "a loop": "while True: pass",
+    "sleep": "import time; time.sleep(60)",
+    "a lock": "import threading; l = threading.Lock(); l.acquire(); l.acquire()",
+    "input": "input()",
+    "a subprocess": "import subprocess; subprocess.run(['sleep', '60'])",
+    "await": "import asyncio; await asyncio.sleep(60)",
+    "a task group": "import asyncio\nasync with asyncio.TaskGroup() as g:\n    g.create_task(asyncio.sleep(60))",
+    "gather": "import asyncio; await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
+    "a queue": "import queue; queue.Queue().get()",
+    "a socket": "import socket; a, b = socket.socketpair(); a.recv(1)",
+    "a flood of text": "while True: print('x' * 100)",
+    "a stopped process": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\nwhile True: pass",
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_death_is_named_and_everything_queued_is_answered(make_kernel, how):
+    code, reason = DEATHS[how]
+    kernel = make_kernel()
+    kernel.run("open('/tmp/kept', 'w').write('kept'); a = 1")
+    sent = [kernel.send("import time; time.sleep(1)\n" + code)]
+    sent += [kernel.send(f"print({i})") for i in range(3)]
+    died, *others = [kernel.result(m) for m in sent]
+    assert died.ename == "InterpreterDied" and reason in died.evalue and "cell 2" in died.evalue
+    assert died.of("error")[0]["evalue"] == died.evalue
+    assert [r.status for r in others] == ["aborted"] * 3
+    assert kernel.run("open('/tmp/kept').read()").value == "'kept'"
+    assert kernel.run("a").ename == "NameError"
+
+
+def test_cells_that_do_not_stop_on_error_run_in_the_new_interpreter(make_kernel):
+    kernel = make_kernel()
+    first = kernel.send("import time, os; time.sleep(1); os._exit(1)", stop_on_error=False)
+    second = kernel.send("6 * 7")
+    assert kernel.result(first).ename == "InterpreterDied"
+    assert kernel.result(second).value == "42"
+
+
+def test_the_memory_limit_is_named_and_the_kernel_lives(make_kernel):
+    kernel = make_kernel("--memory", "300m")
+    result = kernel.run("x = bytearray(1 << 30)")
+    # a cgroup kills, and the cause is named; without one the allocation itself is refused
+    assert "memory limit of 300 MiB" in result.evalue or result.ename == "MemoryError"
+    assert kernel.run("6 * 7").value == "42"
+    result = kernel.run("import subprocess, sys\n"
+                        "subprocess.run([sys.executable, '-c', 'x = bytearray(1 << 30)']).returncode")
+    assert result.value not in (None, "0")
+
+
+def test_a_fork_bomb_hits_its_own_limit(make_kernel):
+    kernel = make_kernel("--pids", "60")
+    result = kernel.run(
+        "import os, time\nn = 0\ntry:\n    while n < 500:\n        if os.fork() == 0: time.sleep(5); os._exit(0)\n"
+        "        n += 1\nexcept OSError as e: print(e.strerror, n < 60)")
+    assert result.stdout == "Resource temporarily unavailable True\n"
+    assert kernel.run("6 * 7").value == "42"
+
+
+def test_a_full_private_directory_is_an_error_of_its_own(make_kernel):
+    kernel = make_kernel("--tmp-size", "8m")
+    result = kernel.run("open('/tmp/big', 'wb').write(bytes(32 << 20))")
+    assert "No space left" in result.evalue
+    assert kernel.run("import os; os.unlink('/tmp/big'); open('/tmp/x', 'w').write('1')").status == "ok"
+
+
+def test_open_files_are_limited(make_kernel):
+    kernel = make_kernel("--files", "300")
+    result = kernel.run("f = []\nwhile True: f.append(open('/dev/null'))")
+    assert "Too many open files" in result.evalue
+    assert kernel.run("del f; 6 * 7").value == "42"
+
+
+@pytest.mark.parametrize("what", INTERRUPTED)
+def test_an_interrupt_ends(kernel, what):
+    msg_id = kernel.send(INTERRUPTED[what], allow_stdin=True)
+    time.sleep(0.7)
+    assert kernel.interrupt()["content"]["status"] == "ok"
+    result = kernel.result(msg_id)
+    assert result.ename == "KeyboardInterrupt"
+    assert [e["ename"] for e in result.of("error")] == ["KeyboardInterrupt"]
+    assert kernel.run("2 + 3").value == "5"
+
+
+def test_an_interrupt_ends_what_os_system_runs(kernel):
+    msg_id = kernel.send("import os; os.system('sleep 60')")
+    time.sleep(0.7)
+    kernel.interrupt()
+    kernel.result(msg_id)
+
+
+def test_ten_interrupts_are_one(kernel):
+    msg_id = kernel.send(
+        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('one')\n"
+        "for i in range(20): time.sleep(0.05)\nprint('done')")
+    time.sleep(0.7)
+    for _ in range(10):
+        kernel.interrupt()
+    assert kernel.result(msg_id).stdout == "one\ndone\n"
+
+
+def test_a_signal_to_husk_is_an_interrupt_too(kernel):
+    msg_id = kernel.send("import time; time.sleep(60)")
+    time.sleep(0.7)
+    os.kill(kernel.pid, signal.SIGINT)
+    assert kernel.result(msg_id).ename == "KeyboardInterrupt"
+
+
+def test_an_interrupt_while_idle_is_ignored(kernel):
+    kernel.interrupt()
+    os.kill(kernel.pid, signal.SIGINT)
+    assert kernel.run("2 + 3").value == "5"
+
+
+def test_an_interrupt_aborts_what_is_queued(kernel):
+    first, second = kernel.send("import time; time.sleep(60)"), kernel.send("1")
+    time.sleep(0.7)
+    kernel.interrupt()
+    assert kernel.result(first).ename == "KeyboardInterrupt"
+    assert kernel.result(second).status == "aborted"
+
+
+def processes_with(text):
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True).stdout.split()
+    return [p for p in found if int(p) != os.getpid()]
+
+
+def wait_until(condition, seconds=15):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def groups():
+    found = []
+    for top, directories, _ in os.walk("/sys/fs/cgroup"):
+        found += [d for d in directories if d.startswith("husk-")]
+        if top.count("/") > 5:
+            directories.clear()
+    return found
+
+
+@pytest.mark.parametrize("end", ["kill -9 of husk", "kill -9 of its group", "kill -9 of the broker"])
+def test_nothing_of_a_sandbox_lives_on(make_kernel, end):
+    mark = f"12{os.getpid()}{abs(hash(end)) % 1000}"
+    kernel = make_kernel()
+    kernel.run("import subprocess\n"
+               f"subprocess.Popen(['setsid', 'sleep', '{mark}'])\n"
+               f"subprocess.run('(nohup sleep {mark} >/dev/null 2>&1 &) &', shell=True)")
+    assert wait_until(lambda: len(processes_with(f"sleep {mark}")) == 2)
+    before = set(groups())
+    if end == "kill -9 of husk":
+        os.kill(kernel.pid, signal.SIGKILL)
+    elif end == "kill -9 of its group":
+        os.killpg(kernel.pid, signal.SIGKILL)
+    else:
+        broker = subprocess.run(["pgrep", "-P", str(kernel.pid), "husk-sandbox"],
+                                capture_output=True, text=True).stdout.split()
+        os.kill(int(broker[0]), signal.SIGKILL)
+    assert wait_until(lambda: not processes_with(f"sleep {mark}"))
+    assert wait_until(lambda: not kernel.manager.is_alive())
+    if end != "kill -9 of the broker":
+        assert wait_until(lambda: not before or set(groups()) < before)
+
+
+CLIENT = """
+import sys
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+specs, cwd, mark = sys.argv[1:]
+m = KernelManager(kernel_name="husk", kernel_spec_manager=KernelSpecManager(kernel_dirs=[specs]))
+m.start_kernel(cwd=cwd)
+c = m.client()
+c.start_channels()
+c.wait_for_ready(timeout=60)
+c.execute_interactive(f"import subprocess; subprocess.Popen(['setsid', 'sleep', '{mark}'])")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_kernel_ends_with_its_client(tmp_path):
+    mark = f"77{os.getpid()}"
+    specs = conftest.spec_directory(tmp_path / "spec")
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, str(specs), str(tmp_path), mark],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert client.stdout.readline() == b"ready\n"
+    assert processes_with(f"sleep {mark}")
+    client.kill()
+    client.wait()
+    client.stdin.close()
+    client.stdout.close()
+    assert wait_until(lambda: not processes_with(f"sleep {mark}"))
+
+
+def test_shutdown_echoes_restart_runs_atexit_and_ends(make_kernel):
+    for restart in (True, False):
+        kernel = make_kernel()
+        kernel.run("import atexit; atexit.register(lambda: open('bye', 'w').write('x')) and None")
+        reply = kernel.control("shutdown_request", {"restart": restart})
+        assert reply["content"]["restart"] is restart
+        assert wait_until(lambda: not kernel.manager.is_alive())
+        assert (kernel.cwd / "bye").exists()
+
+
+def test_shutdown_while_a_cell_runs_ends(make_kernel):
+    kernel = make_kernel()
+    msg_id = kernel.send("sum(range(10**13))")
+    time.sleep(0.7)
+    kernel.control("shutdown_request", {"restart": False})
+    assert kernel.result(msg_id).status == "error"
+    assert wait_until(lambda: not kernel.manager.is_alive())
+
+
+def test_fifty_restarts_leave_nothing(make_kernel):
+    kernel = make_kernel()
+    kernel.run("1")
+    mounts = len(open("/proc/self/mounts").readlines())
+    for _ in range(50):
+        kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=60)
+    assert kernel.run("6 * 7").value == "42"
+    assert len(open("/proc/self/mounts").readlines()) == mounts
+    children = subprocess.run(["pgrep", "-P", str(kernel.pid)], capture_output=True, text=True)
+    assert len(children.stdout.split()) == 1  # the broker
+    assert len(os.listdir(f"/proc/{kernel.pid}/fd")) < 60
+
+
+def test_ten_kernels_at_once(make_kernel):
+    kernels = [make_kernel(ready=False) for _ in range(10)]
+    for i, kernel in enumerate(kernels):
+        kernel.client.wait_for_ready(timeout=60)
+        assert kernel.run(f"{i} + 1").value == str(i + 1)
+
+
+BROKEN = {
+    "a number that does not exist": ("struct.pack('>IHHIIQ', 0, 60, 0, 0, 0, 0)", "no frame has number 60"),
+    "a frame of the supervisor": ("struct.pack('>IHHIIQ', 0, 11, 0, 0, 0, 0)", "SHUTDOWN from the wrong side"),
+    "a field that is not zero": ("struct.pack('>IHHIIQ', 0, 33, 1, 0, 0, 0)", "DOORBELL with a reserved field"),
+    "4 GiB": ("struct.pack('>IHHIIQ', 0xffffffff, 34, 0, 0, 0, 0)", "DISPLAY_DATA of 4294967295 bytes"),
+    "a second HELLO": ("struct.pack('>IHHIIQI', 6, 32, 0, 0, 1, 0, 2) + b'{}'", "HELLO at the wrong time"),
+    "a part that is too long": ("struct.pack('>IHHIIQI', 4, 34, 0, 0, 0, 0, 9)", "longer than the frame"),
+    "too few parts": ("struct.pack('>IHHIIQ', 0, 34, 0, 0, 0, 0)", "DISPLAY_DATA with 0 parts"),
+    "a reply to nobody": ("struct.pack('>IHHIIQ', 12, 43, 0, 999999, 0, 0) + (struct.pack('>I', 2) + b'{}') * 2",
+                          "REPLY for a request that is not running"),
+    "content that is no JSON": ("struct.pack('>IHHIIQ', 12, 34, 0, 0, 0, 0) + (struct.pack('>I', 2) + b'{x') * 2",
+                                "display_data: byte"),
+    "text that does not exist": ("struct.pack('>IHHIIQ', 0, 33, 0, 0, 0, 1 << 60)", "after text that does not exist"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_interpreter_that_breaks_the_protocol_is_ended_and_the_rule_is_named(make_kernel, how):
+    frame, reason = BROKEN[how]
+    kernel = make_kernel()
+    result = kernel.run(f"import os, struct, time\nos.write(3, {frame})\ntime.sleep(60)")
+    assert result.ename == "InterpreterDied" and reason in result.evalue
+    assert kernel.run("6 * 7").value == "42"
+
+
+@pytest.mark.parametrize("offset, value", [(0, 1 << 62), (0, -1)])
+def test_an_absurd_ring_is_named_too(make_kernel, offset, value):
+    kernel = make_kernel()
+    result = kernel.run(
+        "import ctypes, time\n"
+        "at = [int(l.split('-')[0], 16) for l in open('/proc/self/maps') if 'husk-ring' in l][0]\n"
+        f"ctypes.c_int64.from_address(at + {offset}).value = {value}\n"
+        "import os; os.write(1, b'wake')\ntime.sleep(60)")
+    assert result.ename == "InterpreterDied" and "ring" in result.evalue
+    assert kernel.run("6 * 7").value == "42"
