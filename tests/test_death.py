@@ -198,7 +198,7 @@ m.start_kernel(cwd=cwd)
 c = m.client()
 c.start_channels()
 c.wait_for_ready(timeout=60)
-c.execute_interactive(f"import subprocess; subprocess.Popen(['setsid', 'sleep', '{mark}'])")
+c.execute_interactive(f"import subprocess; subprocess.Popen(['setsid', 'sleep', '{mark}']); None")
 print("ready", flush=True)
 sys.stdin.read()
 """
