@@ -16,6 +16,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -62,18 +63,21 @@ after_fork(void)
 /*** The ring ***/
 
 /* How many bytes were ever written to each pipe. The reader may be taking some just now: its
- * sequence number tells, as with a seqlock. */
+ * sequence number tells, as with a seqlock. It is given the processor meanwhile; a reader that
+ * is gone or stopped is not waited for longer than text would wait for it. */
 static void
 count_written(uint64_t into[2])
 {
     struct epoll_event event;
 
-    for (int tries = 0; tries < 100000; tries++) {
+    for (int tries = 0; tries < 10000000; tries++) {
         uint32_t seq = __atomic_load_n(&progress->seq, __ATOMIC_ACQUIRE);
         int inside[2] = {0, 0};
 
-        if (seq & 1)
+        if (seq & 1) {
+            sched_yield();
             continue;
+        }
         if (epoll_wait(waiting, &event, 1, 0) != 0)
             for (int i = 0; i < 2; i++)
                 ioctl(pipes[i], FIONREAD, &inside[i]);

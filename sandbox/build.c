@@ -276,13 +276,20 @@ fail(struct build_failure *failure, const char *step, const char *advice)
     return -1;
 }
 
-/* Whoever holds CAP_SYS_ADMIN on the host can take trees for others and drop groups. */
+/* Whoever holds CAP_SYS_ADMIN on the host can take trees for others and drop groups. A root of
+ * some user namespace, as in a rootless container, is an ordinary user here. */
 static int
 is_privileged(void)
 {
+    scoped(buf_release) struct buf map = {0};
+    unsigned inside, outside, count;
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct caps[2] = {{0}};
 
+    if (file_read(AT_FDCWD, "/proc/self/uid_map", 4096, &map) < 0 || !buf_string(&map) ||
+        sscanf((char *)map.data, "%u %u %u", &inside, &outside, &count) != 3 ||
+        inside != 0 || outside != 0 || count != UINT32_MAX)
+        return 0;
     return geteuid() == 0 && syscall(SYS_capget, &head, caps) == 0 &&
            (caps[0].effective & (1u << CAP_SYS_ADMIN)) && (caps[0].effective & (1u << CAP_SETUID));
 }
