@@ -557,6 +557,41 @@ husk_sync(PyObject *self, PyObject *none)
     Py_RETURN_NONE;
 }
 
+/* murmur2(bytes, seed): the hash by which front ends and debuggers name the file of a cell. */
+static PyObject *
+husk_murmur2(PyObject *self, PyObject *args)
+{
+    const uint32_t m = 0x5bd1e995;
+    const unsigned char *data;
+    Py_ssize_t len;
+    unsigned seed;
+    uint32_t h, k = 0;
+
+    if (!PyArg_ParseTuple(args, "y#I", &data, &len, &seed))
+        return NULL;
+    h = seed ^ (uint32_t)len;
+    for (; len >= 4; data += 4, len -= 4) {
+        k = (uint32_t)data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 |
+            (uint32_t)data[3] << 24;
+        k *= m;
+        k ^= k >> 24;
+        k *= m;
+        h *= m;
+        h ^= k;
+    }
+    if (len) {
+        k = 0;
+        while (len--)
+            k = k << 8 | data[len];
+        h ^= k;
+        h *= m;
+    }
+    h ^= h >> 13;
+    h *= m;
+    h ^= h >> 15;
+    return PyLong_FromUnsignedLong(h);
+}
+
 static PyMethodDef methods[] = {
     {"start", husk_start, METH_O, "start(callable): take over the supervisor's descriptors"},
     {"set_slot", husk_set_slot, METH_O, "set_slot(slot): the cell that output belongs to"},
@@ -565,6 +600,7 @@ static PyMethodDef methods[] = {
     {"buffered", husk_buffered, METH_NOARGS, "buffered() -> bool"},
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
+    {"murmur2", husk_murmur2, METH_VARARGS, "murmur2(bytes, seed) -> int"},
     {"sync", husk_sync, METH_NOARGS, "sync(): flush C's stdio"},
     {NULL, NULL, 0, NULL},
 };

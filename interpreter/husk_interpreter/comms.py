@@ -23,7 +23,7 @@ _FRAMES = {
 if comm:
 
     class Comm(comm.base_comm.BaseComm):
-        kernel = None  # for libraries that pass it along
+        kernel = None  # set by install(): ipywidgets sends nothing over a comm without one
 
         def __init__(self, *args, **kwargs):
             # ipykernel's Comm takes these as traits; BaseComm would refuse them.
@@ -45,7 +45,8 @@ if comm:
     def manager():
         return _manager
 
-    def install():
+    def install(kernel):
+        Comm.kernel = CommManager.kernel = kernel
         comm.create_comm = Comm
         comm.get_comm_manager = manager
 
@@ -54,7 +55,7 @@ else:
     def manager():
         return None
 
-    def install():
+    def install(kernel):
         pass
 
 

@@ -28,6 +28,19 @@ def _decode(part):
     return json.loads(part.decode("utf-8", "surrogatepass")) if part else {}
 
 
+class Session:
+    """What is left of jupyter_client's Session inside: signing is the supervisor's."""
+
+    def __init__(self, kernel):
+        self._kernel = kernel
+
+    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None,
+             track=False, header=None, metadata=None):
+        if isinstance(msg_or_type, dict):
+            content, msg_or_type = msg_or_type["content"], msg_or_type["header"]["msg_type"]
+        self._kernel.send_response(stream, msg_or_type, content, buffers=buffers, metadata=metadata)
+
+
 class Kernel:
     """Also what libraries get from get_ipython().kernel; their names for things are kept."""
 
@@ -36,7 +49,7 @@ class Kernel:
         asyncio.set_event_loop(self.loop)
         self.parent = {}
         self.slot = 0
-        self.session = None
+        self.session = Session(self)
         self.user_ns = {}
         self.allow_stdin = False
         self.interruptible = False  # a signal may raise KeyboardInterrupt right now
@@ -59,7 +72,7 @@ class Kernel:
     # --- start and loop
 
     def _make_shell(self):
-        comms.install()
+        comms.install(self)
         try:
             from husk_interpreter import shell
         except Exception as error:  # absent, or broken: either way the user must be told

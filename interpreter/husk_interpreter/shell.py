@@ -7,9 +7,11 @@ The class is named ZMQInteractiveShell because libraries detect notebooks by tha
 import asyncio
 import os
 import sys
+import tempfile
 
 import _husk
 from IPython.core import page, payloadpage
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -30,6 +32,9 @@ ENVIRONMENT = {
     "PAGER": "cat",
     "GIT_PAGER": "cat",
 }
+
+
+HASH_SEED = 0xC70F6907  # of the names of cells: known to clients by the debugger's debugInfo
 
 
 class ZMQDisplayPublisher(DisplayPublisher):
@@ -63,6 +68,17 @@ class ZMQShellDisplayHook(DisplayHook):
         self._content = None
 
 
+class CellCompiler(CachingCompiler):
+    """Names the file of a cell as ipykernel does: tracebacks and debuggers show it."""
+
+    def get_code_name(self, raw_code, code, number):
+        given = os.environ.get("IPYKERNEL_CELL_NAME")
+        if given is not None:
+            return given
+        name = _husk.murmur2(raw_code.encode("utf-8", "surrogatepass"), HASH_SEED)
+        return os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", f"{name}.py")
+
+
 @magics_class
 class KernelMagics(Magics):
     """The few magics of ipykernel that notebooks contain and IPython itself lacks."""
@@ -92,6 +108,7 @@ class KernelMagics(Magics):
 
 
 class ZMQInteractiveShell(InteractiveShell):
+    compiler_class = Type(CellCompiler)
     displayhook_class = Type(ZMQShellDisplayHook)
     display_pub_class = Type(ZMQDisplayPublisher)
     kernel = Any()
