@@ -86,7 +86,8 @@ add_guard(struct strv *options, const char *path)
 static int
 add_secrets(const struct kernel *k, struct strv *options)
 {
-    const char *runtime = getenv("JUPYTER_RUNTIME_DIR"), *data = getenv("JUPYTER_DATA_DIR");
+    const char *runtime = getenv("JUPYTER_RUNTIME_DIR"), *data = getenv("JUPYTER_DATA_DIR"),
+               *xdg = getenv("XDG_DATA_HOME");
     char real[PATH_MAX], path[PATH_MAX];
     int bad = realpath(k->options.connection_file, real) &&
               strv_addf(options, "mask=%s", real) < 0;
@@ -95,6 +96,8 @@ add_secrets(const struct kernel *k, struct strv *options)
         snprintf(path, sizeof path, "%s", runtime);
     else if (data)
         snprintf(path, sizeof path, "%s/runtime", data);
+    else if (xdg)
+        snprintf(path, sizeof path, "%s/jupyter/runtime", xdg);
     else
         snprintf(path, sizeof path, "%s/.local/share/jupyter/runtime", paths_home());
     if (!bad && realpath(path, real))

@@ -287,6 +287,7 @@ main(void)
         (signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0 ||
         fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0)
         give_up();
+    prctl(PR_SET_NAME, "husk-init", 0, 0, 0); /* for ps; the kernel named it after the memfd */
     tell((struct frame){.number = SANDBOX_ALIVE}, NULL, 0);
     wait[0] = (struct pollfd){.fd = SANDBOX_FD, .events = POLLIN};
     wait[1] = (struct pollfd){.fd = signals, .events = POLLIN};

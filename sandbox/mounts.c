@@ -174,9 +174,10 @@ add_paths(struct mount_view *view, const struct policy *p)
 
 /* What lies in a working directory and runs later on the host, or says what runs. Read-only for
  * cells where it exists; what does not exist cannot be guarded without making it. */
-static const char *const guarded[] = {".git/config", ".git/hooks",    ".envrc",   ".vscode",
-                                      ".idea",       ".bashrc",       ".profile", ".zshrc",
-                                      ".bash_profile", ".pre-commit-config.yaml"};
+static const char *const guarded[] = {
+    ".git", /* all of it: `commondir` sends git to any other directory for config and hooks */
+    ".envrc", ".vscode", ".idea", ".bashrc", ".bash_profile", ".profile", ".zshrc",
+    ".pre-commit-config.yaml"};
 
 static int
 add_shared(struct mount_view *view, enum mount_kind kind, const char *path)
@@ -587,7 +588,7 @@ mounts_proc(int root, struct err *err)
                                         "proc/config.gz",     "proc/sysrq-trigger", "proc/vmallocinfo",
                                         "proc/slabinfo",      "proc/modules",     "proc/kallsyms"};
     static const char *const directories[] = {"proc/acpi", "proc/scsi", "proc/asound", "proc/driver",
-                                              "proc/fs"};
+                                              "proc/fs", "proc/pressure"};
     static const char *const frozen[] = {"proc/sys", "proc/bus", "proc/irq"};
 
     if (make_point(root, "/proc", 1, err) < 0 ||
