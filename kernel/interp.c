@@ -458,7 +458,8 @@ add_environment(struct kernel *k, struct strv *v)
           strv_addf(v, "HOME=%s", home) < 0 || strv_add(v, "USER=user") < 0 ||
           strv_add(v, "LOGNAME=user") < 0 || strv_add(v, "SHELL=/bin/bash") < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
-          strv_add(v, "TERM=xterm-color") < 0;
+          strv_add(v, "TERM=xterm-color") < 0 ||
+          strv_add(v, "GIT_OPTIONAL_LOCKS=0") < 0; /* .git is read-only: status need not write */
     if (base)
         bad = bad || strv_addf(v, "PYTHONUSERBASE=%s", base) < 0;
     if (!getenv("MPLBACKEND"))

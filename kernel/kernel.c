@@ -81,27 +81,29 @@ add_guard(struct strv *options, const char *path)
     return strv_addf(options, "guard=%s", real);
 }
 
-/* The key must not be readable inside, wherever the client put the connection file; and the
- * directory where Jupyter keeps those of other kernels is not shared. */
+/* The key must not be readable inside, wherever the client put the connection file; and no
+ * directory where Jupyter keeps those of other kernels (jupyter_core.paths) is shared. */
 static int
 add_secrets(const struct kernel *k, struct strv *options)
 {
-    const char *runtime = getenv("JUPYTER_RUNTIME_DIR"), *data = getenv("JUPYTER_DATA_DIR"),
-               *xdg = getenv("XDG_DATA_HOME");
+    const struct {
+        const char *base, *below;
+    } candidates[] = {{getenv("JUPYTER_RUNTIME_DIR"), ""},
+                      {getenv("JUPYTER_DATA_DIR"), "/runtime"},
+                      {getenv("XDG_DATA_HOME"), "/jupyter/runtime"},
+                      {getenv("XDG_RUNTIME_DIR"), "/jupyter"},
+                      {paths_home(), "/.local/share/jupyter/runtime"}};
     char real[PATH_MAX], path[PATH_MAX];
     int bad = realpath(k->options.connection_file, real) &&
               strv_addf(options, "mask=%s", real) < 0;
 
-    if (runtime)
-        snprintf(path, sizeof path, "%s", runtime);
-    else if (data)
-        snprintf(path, sizeof path, "%s/runtime", data);
-    else if (xdg)
-        snprintf(path, sizeof path, "%s/jupyter/runtime", xdg);
-    else
-        snprintf(path, sizeof path, "%s/.local/share/jupyter/runtime", paths_home());
-    if (!bad && realpath(path, real))
-        bad = strv_addf(options, "hide=%s", real) < 0;
+    for (size_t i = 0; !bad && i < countof(candidates); i++) {
+        if (!candidates[i].base || *candidates[i].base != '/')
+            continue;
+        snprintf(path, sizeof path, "%s%s", candidates[i].base, candidates[i].below);
+        if (realpath(path, real))
+            bad = strv_addf(options, "hide=%s", real) < 0;
+    }
     return bad ? -1 : 0;
 }
 

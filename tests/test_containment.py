@@ -867,6 +867,31 @@ def environment(directory, *options):
     return directory / "bin" / "python", next((directory / "lib").glob("python*")) / "site-packages"
 
 
+def test_an_environment_made_in_the_working_directory_itself_cannot_be_changed(make_kernel, tmp_path):
+    """python -m venv . : pyvenv.cfg decides which standard library runs, outside, at the next start."""
+    python, _ = environment(tmp_path / "project")
+    kernel = make_kernel("--python", str(python), cwd=tmp_path / "project",
+                         env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    config = tmp_path / "project" / "pyvenv.cfg"
+    before = config.read_text()
+    kernel.run("open('pyvenv.cfg', 'a').write('home = /evil')")
+    kernel.run(f"open({str(config)!r}, 'a').write('home = /evil')")
+    kernel.run("import os; os.rename('pyvenv.cfg', 'old'); open('pyvenv.cfg', 'w').write('home = /evil')")
+    assert config.read_text() == before
+
+
+def test_a_python_in_the_working_directory_itself_cannot_be_replaced(make_kernel, tmp_path):
+    """It runs outside of the sandbox at the next start."""
+    project = tmp_path / "project"
+    project.mkdir()
+    python = project / "py"
+    target = os.path.realpath(conftest.PYTHON)
+    python.symlink_to(target)
+    kernel = make_kernel("--python", str(python), cwd=project, env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    kernel.run(f"import os; os.unlink({str(python)!r}); open({str(python)!r}, 'w').write('#!/bin/sh')")
+    assert os.readlink(python) == target
+
+
 def test_a_directory_that_a_pth_file_adds_is_visible_and_read_only(make_kernel, tmp_path):
     added = tmp_path / "added"
     added.mkdir()
