@@ -64,8 +64,9 @@ check_code(struct request *r, struct err *err)
 static int
 check_execute(struct request *r, struct err *err)
 {
-    struct bytes value;
-    enum json_type type;
+    struct bytes value, name, expression;
+    enum json_type type, each;
+    size_t at = 0;
 
     if (check_code(r, err) < 0 || want_bool(r, "silent", 0, &r->silent, err) < 0 ||
         want_bool(r, "store_history", !r->silent, &r->store_history, err) < 0 ||
@@ -77,6 +78,10 @@ check_execute(struct request *r, struct err *err)
     type = json_get(request_content(r), "user_expressions", &value);
     if (type != JSON_NONE && type != JSON_NULL && type != JSON_OBJECT)
         return err_set(err, EINVAL, "'user_expressions' is no object");
+    while (type == JSON_OBJECT && (each = json_next(value, &at, &name, &expression)) != JSON_NONE)
+        if (each != JSON_STRING)
+            return err_set(err, EINVAL, "user expression %.*s is no string", (int)name.len,
+                           name.data);
     return 0;
 }
 
@@ -154,6 +159,9 @@ check_history(struct request *r, struct err *err)
         if (type != JSON_NONE && type != JSON_NULL && type != JSON_NUMBER)
             return err_set(err, EINVAL, "'%s' is no number", numbers[i]);
     }
+    if (json_get(request_content(r), "pattern", &value) > JSON_NONE && *value.data != '"' &&
+        *value.data != 'n')
+        return err_set(err, EINVAL, "'pattern' is no string");
     return 0;
 }
 

@@ -361,6 +361,10 @@ iopub_subscriptions(struct iopub *io)
             zmq_setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
         if (len && *data == 1)
             welcome(io, (struct bytes){data + 1, len - 1});
+        if (len && *data == 1 && !io->announced) {
+            io->announced = 1;
+            iopub_status(io, "starting", (struct bytes){0});
+        }
     }
     zmq_msg_close(&msg);
 }

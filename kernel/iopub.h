@@ -41,6 +41,7 @@ struct iopub {
     int64_t due;       /* ms: when the text must go; 0: none waits */
     int64_t now;       /* ms: the time of this turn of the loop; asking for each line costs */
     uint32_t slot;     /* the request that the text belongs to, 0: none */
+    int announced; /* 1: `starting` has been said */
     struct buf cut[STREAM_NAMES]; /* bytes of a character that is not complete yet */
     /* messages that wait for a slow subscriber */
     struct pending *first, *last;
@@ -64,7 +65,8 @@ void iopub_publish(struct iopub *io, const char *type, struct bytes parent, stru
                    struct bytes content, const struct bytes *buffers, size_t nbuffers);
 void iopub_status(struct iopub *io, const char *state, struct bytes parent);
 
-/* Subscriptions: takes them, and welcomes. Call when the socket is readable. */
+/* Subscriptions: takes them, and welcomes; the first one hears `starting` after its welcome, as
+ * nobody could have heard it before. Call when the socket is readable. */
 void iopub_subscriptions(struct iopub *io);
 /* Tries again what waits. */
 void iopub_retry(struct iopub *io);

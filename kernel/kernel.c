@@ -386,7 +386,6 @@ kernel_run(struct kernel *k, struct err *err)
     k->next_count = 1;
     r = start(k, err);
     if (r == EXIT_OK) {
-        iopub_status(&k->iopub, "starting", (struct bytes){0});
         while (!k->done)
             turn(k);
         r = k->exit_code;

@@ -92,9 +92,6 @@ find_option(const char *word, size_t len)
         if (len > 2 && word[0] == '-' && word[1] == '-' && strlen(options[i].name) == len - 2 &&
             strncmp(word + 2, options[i].name, len - 2) == 0)
             return &options[i];
-        /* ipykernel's own spelling of -f */
-        if (len == 3 && strncmp(word, "--f", 3) == 0 && options[i].letter == 'f')
-            return &options[i];
     }
     return NULL;
 }

@@ -933,6 +933,16 @@ def test_a_pth_file_cannot_show_home_or_tmp(make_kernel, tmp_path):
     assert kernel.run("import os; os.listdir('/run')").value == "[]"
 
 
+def test_a_python_behind_a_chain_of_links_starts(make_kernel, tmp_path):
+    python, _ = environment(tmp_path / "venv")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    (tmp_path / "first" / "py").symlink_to(tmp_path / "second" / "py")
+    (tmp_path / "second" / "py").symlink_to(python)
+    kernel = make_kernel("--python", str(tmp_path / "first" / "py"))
+    assert kernel.run("6 * 7").value == "42"
+
+
 # --- two sandboxes
 
 MEET = """

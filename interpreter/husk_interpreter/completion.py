@@ -24,7 +24,7 @@ def inspect(shell, code, cursor, detail, content):
     name = token_at_cursor(code, cursor)
     try:
         return shell.object_inspect_mime(
-            name, detail_level=detail, omit_sections=set(content.get("omit_sections", ()))
+            name, detail_level=detail, omit_sections=set(content.get("omit_sections") or ())
         )
     except TypeError:  # IPython before 8: no omit_sections
         return shell.object_inspect_mime(name, detail_level=detail)

@@ -312,7 +312,7 @@ class Kernel:
         code, cursor = content["code"], content.get("cursor_pos")
         if cursor is None:
             cursor = len(code)
-        detail = content.get("detail_level", 0)
+        detail = content.get("detail_level") or 0
         if self.plain:
             data = self.plain.inspect(code, cursor, detail)
         else:
