@@ -86,6 +86,15 @@ def path_files(directory):
                 yield os.path.join(directory, line)
 
 
+def links(path):
+    """The path and every link on the way to what it names."""
+    for _ in range(40):
+        yield path
+        if not os.path.islink(path):
+            return
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+
+
 def main():
     tell("version", "%d.%d.%d" % sys.version_info[:3])
     executable = os.path.abspath(sys.executable)
@@ -105,7 +114,14 @@ def main():
     wanted += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
     for directory in sites:
         wanted += path_files(directory)
-    wanted += [os.path.dirname(executable), os.path.dirname(os.path.realpath(executable))]
+    own = prefixes + ([environment] if environment else [])
+    own += [os.path.dirname(path) for path in links(executable)]
+    own.append(os.path.dirname(os.path.realpath(executable)))
+    # What decides which code this very script is made of, at the next start.
+    for path in own:
+        for form in (os.path.abspath(path), os.path.realpath(path)):
+            tell("own", form)
+    wanted += own
     for path in wanted:
         for form in (os.path.abspath(path), os.path.realpath(path)):
             if os.path.exists(form):

@@ -13,6 +13,7 @@
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
 
+#define HANG_UP_MS 1000
 #define LAST_WORDS 4096 /* bytes kept of what an interpreter prints before HELLO */
 
 /*** What it says ***/
@@ -284,8 +285,15 @@ interp_run(struct kernel *k)
 
     if (k->interp.state < INTERP_STARTING || k->interp.broken.code)
         return;
-    if (timeline_run(&k->interp.timeline, &why) < 0)
+    if (timeline_run(&k->interp.timeline, &why) < 0) {
         end_broken(k, &why);
+    } else if (k->interp.timeline.ended && !k->interp.hung_up) {
+        /* A process that dies closes its socket first: its own end is the better reason. */
+        k->interp.hung_up = now_ms() + HANG_UP_MS;
+    } else if (k->interp.hung_up && now_ms() >= k->interp.hung_up) {
+        err_set(&why, EPIPE, "it closed its socket and went on");
+        end_broken(k, &why);
+    }
 }
 
 /*** What it is told ***/
@@ -503,6 +511,7 @@ interp_start(struct kernel *k)
     in->slot++;
     in->broken.code = 0;
     in->gone = 0;
+    in->hung_up = 0;
     in->last_words.len = 0;
     in->out.len = in->out_used = 0;
     r = box_spawn(&k->box, in->slot, k->directory, &argv, &environment, ends.fd, &err);
@@ -601,6 +610,7 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     struct err err;
     int starting;
 
+    in->hung_up = 0;
     in->gone = 1; /* what it said is heard to the end; it is given nothing more */
     if (!in->broken.code)
         timeline_finish(&in->timeline);

@@ -160,6 +160,8 @@ ask_for_sandbox(struct kernel *k, struct err *err)
         bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;
     for (size_t i = 0; !bad && i < k->python.paths.len; i++)
         bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
+    for (size_t i = 0; !bad && i < k->python.own.len; i++)
+        bad = strv_addf(&o, "own=%s", k->python.own.item[i]) < 0;
     bad = bad || add_guards(k, &o) < 0;
     return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
 }
@@ -254,6 +256,7 @@ timeout(const struct kernel *k)
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
     sooner(&at, k->interp.watch.at);
+    sooner(&at, k->interp.hung_up);
     if (!at)
         return -1;
     return at > now ? (long)(at - now) : 0;

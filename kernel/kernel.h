@@ -41,6 +41,7 @@ struct interp {
     struct request *running; /* owned, in INTERP_RUNNING */
     int failures;           /* in a row, before HELLO */
     int gone;               /* its process has ended */
+    int64_t hung_up;        /* ms: it closed its socket; when it is ended if it lives on; or 0 */
     struct err broken;      /* why it was killed by us, if it was */
     struct watch watch;     /* the time of the running cell */
     struct buf last_words;  /* what it printed before HELLO: why it did not start */

@@ -116,6 +116,9 @@ parse_answer(struct buf *text, struct python *ret)
         else if (strcmp(line, "path") == 0 && !strv_has(&ret->paths, value) &&
                  strv_add(&ret->paths, value) < 0)
             return -1;
+        else if (strcmp(line, "own") == 0 && !strv_has(&ret->own, value) &&
+                 strv_add(&ret->own, value) < 0)
+            return -1;
     }
     return ret->executable && ret->version ? 0 : -1;
 }
@@ -166,5 +169,6 @@ python_release(struct python *p)
     free(p->executable);
     free(p->version);
     strv_release(&p->paths);
+    strv_release(&p->own);
     *p = (struct python){0};
 }

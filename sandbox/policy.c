@@ -121,16 +121,18 @@ judge_workdir(struct policy *p)
     for (size_t i = 0; !why && i < p->hide.len; i++)
         if (path_within(p->workdir, p->hide.item[i]) || path_within(p->hide.item[i], p->workdir))
             why = "it holds state that stays hidden";
+    if (!why && strv_has(&p->own, p->workdir))
+        why = "the Python itself lies there";
     p->private_workdir = why != NULL;
     snprintf(p->why_private, sizeof p->why_private, "%s", why ? why : "");
 }
 
-/* A private directory appears at the path that the client named, unless the system itself is
- * there: then it is the home directory. */
+/* A private directory appears at the path that the client named, unless the system or the Python
+ * is there: then it is the home directory. */
 static int
 place_workdir(struct policy *p, struct err *err)
 {
-    int taken = strcmp(p->workdir, "/") == 0;
+    int taken = strcmp(p->workdir, "/") == 0 || strv_has(&p->own, p->workdir);
 
     for (size_t i = 0; !taken && i < countof(system_trees); i++)
         taken = path_within(p->workdir, system_trees[i]) || path_within(system_trees[i], p->workdir);
@@ -219,6 +221,7 @@ policy_release(struct policy *policy)
     strv_release(&policy->hide);
     strv_release(&policy->guards);
     strv_release(&policy->masks);
+    strv_release(&policy->own);
     *policy = (struct policy){0};
     errno = saved;
 }

@@ -20,6 +20,7 @@ struct policy {
     struct strv paths;
     struct strv hide;
     struct strv masks;
+    struct strv own;
     struct strv guards;
     uint64_t memory;   /* bytes */
     uint64_t tmp_size; /* bytes */

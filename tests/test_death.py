@@ -293,3 +293,12 @@ def test_an_absurd_ring_is_named_too(make_kernel, offset, value):
         "import os; os.write(1, b'wake')\ntime.sleep(60)")
     assert result.ename == "InterpreterDied" and "ring" in result.evalue
     assert kernel.run("6 * 7").value == "42"
+
+
+@pytest.mark.parametrize("how", ["os.close(3)", "os.closerange(3, 100)",
+                                 "import socket; socket.socket(fileno=os.dup(3)).shutdown(1)"])
+def test_an_interpreter_that_hangs_up_is_ended(make_kernel, how):
+    kernel = make_kernel()
+    result = kernel.run(f"import os, time\n{how}\ntime.sleep(60)")
+    assert result.ename == "InterpreterDied"
+    assert kernel.run("6 * 7").value == "42"

@@ -55,10 +55,13 @@ def still_alive(snapshot):
     return [p for p, start in snapshot.items() if p in every and every[p][1] == start]
 
 
+def brokers_of(kernel):
+    return [p for p, (parent, _, name) in processes().items() if parent == kernel.pid and name == "husk-sandbox"]
+
+
 def broker_of(kernel):
-    found = [p for p, (parent, _, name) in processes().items() if parent == kernel.pid and name == "husk-sandbox"]
-    assert len(found) == 1
-    return found[0]
+    [found] = brokers_of(kernel)
+    return found
 
 
 def groups_of(brokers):
@@ -105,7 +108,7 @@ def test_the_memory_limit_ends_the_interpreter_and_nothing_else(make_kernel):
 
 def test_after_the_memory_limit_queued_cells_run_if_they_do_not_stop_on_error(make_kernel):
     kernel = make_kernel("--memory", "300m")
-    first = kernel.send("import time; time.sleep(1)\nx = bytes(1 << 30)", stop_on_error=False)
+    first = kernel.send("import time; time.sleep(1)\nx = b'x' * (1 << 30)", stop_on_error=False)
     others = [kernel.send(f"{i} + 1", stop_on_error=False) for i in range(3)]
     assert kernel.result(first).status == "error"
     assert [kernel.result(m).value for m in others] == ["1", "2", "3"]
@@ -114,7 +117,7 @@ def test_after_the_memory_limit_queued_cells_run_if_they_do_not_stop_on_error(ma
 def test_a_child_that_hits_the_memory_limit_dies_alone(make_kernel):
     kernel = make_kernel("--memory", "300m")
     result = kernel.run("import subprocess, sys\nbefore = 1\n"
-                        "subprocess.run([sys.executable, '-c', 'x = bytes(1 << 30)'], stderr=-3).returncode")
+                        "subprocess.run([sys.executable, '-c', 'x = bytearray(1 << 30); x[::4096] = x[1::4096]'], stderr=-3).returncode")
     assert result.value in ("-9", "1")
     assert kernel.run("before").value == "1"
     assert is_well(kernel)
@@ -131,7 +134,7 @@ def test_shared_memory_counts_as_memory(make_kernel):
 def test_a_memory_limit_that_is_hit_again_and_again_is_survived(make_kernel):
     kernel = make_kernel("--memory", "300m")
     for _ in range(4):
-        assert kernel.run("x = bytes(1 << 30)").status == "error"
+        assert kernel.run("x = b'x' * (1 << 30)").status == "error"
     assert is_well(kernel)
 
 
@@ -265,9 +268,9 @@ def test_a_death_while_completing_is_answered(make_kernel):
     assert is_well(kernel)
 
 
-def test_twenty_deaths_in_a_row_are_survived(make_kernel):
+def test_ten_deaths_in_a_row_are_survived(make_kernel):
     kernel = make_kernel()
-    for i in range(20):
+    for i in range(10):
         assert f"status {i}." in kernel.run(f"import os; os._exit({i})").evalue
     assert is_well(kernel)
 
@@ -379,7 +382,8 @@ def test_descriptors_that_are_sent_along_do_not_stay_with_the_supervisor(make_ke
     kernel.run("1")
     before = len(os.listdir(f"/proc/{kernel.pid}/fd"))
     code = HEAD + ("import socket\ns = socket.socket(fileno=os.dup(3))\nd = os.open('/', os.O_RDONLY)\n"
-                   "for _ in range(300): socket.send_fds(s, [frame(33)], [d] * 50)\ns.close()")
+                   "for _ in range(300):\n    try: socket.send_fds(s, [frame(33)], [d] * 50)\n"
+                   "    except OSError: time.sleep(0.01)  # too many are on their way\ns.close()")
     assert kernel.run(code).status == "ok"
     assert kernel.run("6 * 7").value == "42"
     assert len(os.listdir(f"/proc/{kernel.pid}/fd")) <= before + 2
@@ -602,8 +606,7 @@ def test_fifty_restarts_leave_nothing(make_kernel, transport, tmp_path):
         snapshot.update(below(kernel.pid))
         kernel.manager.restart_kernel(now=bool(i % 5))
         if i % 5 != 1:  # most are hit while they start, some when they are ready
-            assert wait_until(lambda: any(n == "husk-sandbox" for _, _, n in
-                                          [processes()[p] for p in below(kernel.pid) if p in processes()]))
+            assert wait_until(lambda: brokers_of(kernel))
             continue
         kernel.client.wait_for_ready(timeout=conftest.TIMEOUT)
     kernel.client.wait_for_ready(timeout=conftest.TIMEOUT)
@@ -616,11 +619,11 @@ def test_fifty_restarts_leave_nothing(make_kernel, transport, tmp_path):
     assert len(os.listdir(f"/proc/{kernel.pid}/fd")) < 60
 
 
-def test_fifty_new_interpreters_leave_nothing(make_kernel):
+def test_twenty_new_interpreters_leave_nothing(make_kernel):
     kernel = make_kernel()
     kernel.run("1")
     before = len(os.listdir(f"/proc/{kernel.pid}/fd")), len(os.listdir(f"/proc/{broker_of(kernel)}/fd"))
-    for _ in range(50):
+    for _ in range(20):
         kernel.run("import os; os._exit(1)")
     kernel.run("1")
     assert (len(os.listdir(f"/proc/{kernel.pid}/fd")), len(os.listdir(f"/proc/{broker_of(kernel)}/fd"))) == before
