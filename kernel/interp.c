@@ -395,7 +395,7 @@ interp_feed(struct kernel *k)
     struct request *r;
 
     /* Before the interpreter is there requests wait; those that an error aborted need none. */
-    while (((k->interp.state == INTERP_READY && !k->interp.gone) ||
+    while (((k->interp.state == INTERP_READY && !k->interp.gone && !k->interp.broken.code) ||
             (k->queue.first && k->queue.first->aborted)) &&
            (r = queue_take(&k->queue))) {
         if (r->aborted) {

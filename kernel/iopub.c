@@ -268,16 +268,20 @@ cut_tail(struct iopub *io)
 void
 iopub_flush(struct iopub *io, int complete)
 {
-    struct buf *cut = &io->cut[io->stream];
-
     cut_tail(io);
-    if (complete && cut->len) {
+    if (io->text.len)
+        send_text(io, io->text.len);
+    /* What was to become a character of either stream stays broken: this request is over. */
+    for (int i = 0; complete && i < STREAM_NAMES; i++) {
+        struct buf *cut = &io->cut[i];
+        if (!cut->len)
+            continue;
         if (buf_add(&io->text, cut->data, cut->len) < 0)
             abort();
         cut->len = 0;
-    }
-    if (io->text.len)
+        io->stream = i;
         send_text(io, io->text.len);
+    }
     io->due = 0;
 }
 
@@ -306,7 +310,7 @@ iopub_text(struct iopub *io, enum stream_name stream, uint32_t slot, struct byte
     if (text.len == 0)
         return;
     if (stream != io->stream || slot != io->slot) {
-        iopub_flush(io, 0);
+        iopub_flush(io, slot != io->slot);
         io->stream = stream;
         io->slot = slot;
         io->parent.len = 0;
@@ -350,13 +354,15 @@ iopub_subscriptions(struct iopub *io)
 {
     zmq_msg_t msg;
 
+    /* Text that was there before must not be anybody's first message. And nothing is sent between
+     * receiving a subscription and confirming it: a send handles what happened meanwhile, and if
+     * that was the end of another subscriber, XPUB forgets whose subscription this one is. */
+    iopub_flush(io, 0);
     zmq_msg_init(&msg);
     while (zmq_msg_recv(&msg, io->socket, ZMQ_DONTWAIT) >= 0) {
         const uint8_t *data = zmq_msg_data(&msg);
         size_t len = zmq_msg_size(&msg);
 
-        if (len && *data == 1)
-            iopub_flush(io, 0); /* text that was there before must not be its first message */
         if (len && *data <= 1)
             zmq_setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
         if (len && *data == 1)

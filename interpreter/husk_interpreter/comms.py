@@ -4,6 +4,8 @@
 Where the package is missing, comms are refused in words; nothing else depends on it.
 """
 
+import types
+
 import _husk
 
 from husk_interpreter import messages
@@ -45,10 +47,16 @@ if comm:
     def manager():
         return _manager
 
+    class _CommModule(types.ModuleType):
+        """Package comm, whose two hooks stay husk's: a real ipykernel that is imported later
+        sets them to its own, which reach nobody here."""
+
+        create_comm = property(lambda self: Comm, lambda self, value: None)
+        get_comm_manager = property(lambda self: manager, lambda self, value: None)
+
     def install(kernel):
         Comm.kernel = CommManager.kernel = kernel
-        comm.create_comm = Comm
-        comm.get_comm_manager = manager
+        comm.__class__ = _CommModule
 
 else:
 

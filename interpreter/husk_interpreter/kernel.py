@@ -149,6 +149,7 @@ class Kernel:
 
     def set_parent(self, slot, header, metadata, content):
         self.slot = slot
+        self.interrupted_at = 0.0  # several signals are one press of the button within a request
         self.parent = {
             "header": header,
             "parent_header": {},

@@ -196,6 +196,8 @@ class ZMQInteractiveShell(InteractiveShell):
 
 
 InteractiveShellABC.register(ZMQInteractiveShell)
+# Libraries look for 'zmq' in the name of the class, module included.
+ZMQInteractiveShell.__module__ = ZMQDisplayPublisher.__module__ = "ipykernel.zmqshell"
 
 
 # Characters without which none of IPython's own token transformers finds anything to change.

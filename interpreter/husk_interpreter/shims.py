@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Modules named ipykernel.*, for libraries that look for them.
 
-Only where the real package is absent: a real ipykernel stays importable and is not shadowed.
+Only where the real package is absent: a real ipykernel stays importable and is not shadowed, but for
+its comms, which need its own kernel.
 """
 
 import importlib.util
@@ -21,7 +22,13 @@ def _module(name, **attributes):
 def install(kernel):
     from husk_interpreter import shell
 
-    if importlib.util.find_spec("ipykernel") is not None:
+    real = importlib.util.find_spec("ipykernel") is not None
+    if comms.comm:
+        # Also beside a real ipykernel, whose own Comm publishes nothing without its kernel.
+        ours = _module("ipykernel.comm", __path__=[], Comm=comms.Comm, CommManager=comms.CommManager)
+        ours.comm = _module("ipykernel.comm.comm", Comm=comms.Comm, BaseComm=comms.Comm)
+        ours.manager = _module("ipykernel.comm.manager", CommManager=comms.CommManager)
+    if real:
         return
     top = _module("ipykernel", __path__=[], __version__="7.0.0", version_info=(7, 0, 0))
     top.zmqshell = _module(
@@ -34,6 +41,4 @@ def install(kernel):
     )
     top.kernelapp = _module("ipykernel.kernelapp", IPKernelApp=type("IPKernelApp", (), {}))
     if comms.comm:
-        top.comm = _module("ipykernel.comm", Comm=comms.Comm, CommManager=comms.CommManager)
-        top.comm.comm = _module("ipykernel.comm.comm", Comm=comms.Comm, BaseComm=comms.Comm)
-        top.comm.manager = _module("ipykernel.comm.manager", CommManager=comms.CommManager)
+        top.comm = ours
