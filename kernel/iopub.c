@@ -127,10 +127,16 @@ tell_gap(struct iopub *io)
 static void
 send_leaving_behind(struct iopub *io, struct pending *p)
 {
+    size_t size = 0;
+
+    io->dropped++;
+    for (size_t i = 0; i < p->n; i++)
+        size += zmq_msg_size(&p->msg[i]);
+    if (size > IOPUB_SMALL && atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX)
+        return;
     set_nodrop(io, 0);
     try_send(io, p);
     set_nodrop(io, 1);
-    io->dropped++;
 }
 
 static void
@@ -145,10 +151,7 @@ send_or_wait(struct iopub *io, struct pending *p)
         return;
     }
     if (!io->first && io->leaving_behind) {
-        if (!full)
-            send_leaving_behind(io, p);
-        else
-            io->dropped++; /* the bound on memory holds for everybody */
+        send_leaving_behind(io, p);
         free_pending(p);
         return;
     }

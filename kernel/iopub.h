@@ -11,7 +11,9 @@
  * - A subscriber that does not keep up makes the channel `blocked`: the caller then reads no
  *   more from the interpreter. After IOPUB_PATIENCE_MS such a subscriber is left behind: what
  *   does not fit into its queue is dropped for it alone, and when it is back a line on stderr
- *   says how much. It can never hang the kernel.
+ *   says how much. It can never hang the kernel. While such a queue holds IOPUB_BYTES_MAX, large
+ *   messages are dropped for everybody, because nothing else bounds the memory; status, errors
+ *   and text of usual size still reach those who read.
  */
 #pragma once
 
@@ -24,6 +26,7 @@
 #define IOPUB_RETRY_MS 10           /* a blocked channel is tried again this often */
 #define IOPUB_TEXT_MAX (1u << 20)   /* bytes of text in one stream message */
 #define IOPUB_BYTES_MAX (256u << 20) /* on their way to all subscribers; more blocks */
+#define IOPUB_SMALL (64u << 10)      /* bytes: a message up to this goes whatever is under way */
 
 enum stream_name { STREAM_STDOUT, STREAM_STDERR, STREAM_NAMES };
 

@@ -9,9 +9,11 @@ import hashlib
 import hmac
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 import uuid
 
@@ -389,16 +391,35 @@ def test_18_subshell_null_is_the_main_shell(wire):
     assert wire.parse(wire.receive(wire.socket["shell"]))["content"]["status"] == "ok"
 
 
+STOPPED = """
+import sys, zmq
+s = zmq.Context().socket(zmq.SUB)
+s.subscribe(b"")
+s.connect(sys.argv[1])
+s.recv_multipart()
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_23_a_stopped_subscriber_does_not_stop_the_others(make_kernel):
-    kernel = make_kernel()
-    wire = Wire(kernel)
-    stopped = wire.subscribe()  # never read again
-    stopped.set(zmq.RCVHWM, 1)
+    """A process that is stopped: its kernel's buffers fill, then husk's queue for it."""
+    wire = Wire(make_kernel())
+    other = subprocess.Popen([sys.executable, "-c", STOPPED, wire.address("iopub")],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        code = "from IPython.display import display\nfor i in range(300): display('x' * 200000)"
-        reply, messages = wire.ask("execute_request", {"code": code})
-        assert len([m for m in messages if m["msg_type"] == "display_data"]) == 300
+        assert other.stdout.readline() == b"there\n"
+        os.kill(other.pid, signal.SIGSTOP)
+        # more than husk keeps for all subscribers together
+        code = "from IPython.display import display\nfor i in range(400): display('x' * (1 << 20))"
+        wire.until_idle(wire.send("shell", wire.parts("execute_request", {"code": code})))
+        assert wire.parse(wire.receive(wire.socket["shell"]))["content"]["status"] == "ok"
+        assert wire.works() and wire.works()
     finally:
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
         wire.close()
 
 
