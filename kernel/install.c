@@ -84,7 +84,7 @@ read_arguments(int argc, char **argv, struct install *in, struct err *err)
     }
     if (in->user + in->sys_prefix + (in->prefix != NULL) > 1)
         return err_set(err, EINVAL, "only one of --user, --sys-prefix and --prefix");
-    if (!*in->name || strspn(in->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    if (!*in->name || *in->name == '.' || strspn(in->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                        "0123456789-_.") != strlen(in->name))
         return err_set(err, EINVAL, "'%s' is no name for a kernelspec (letters, digits, - _ .)",
                        in->name);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -107,6 +108,52 @@ add_secrets(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
+/* Whether a symbolic link in the working directory lies on the way to `path`: nothing can be
+ * mounted on a link, so a cell could put its own in its place. */
+static int
+link_on_the_way(const char *path, const char *directory)
+{
+    size_t base = strlen(directory);
+    char part[PATH_MAX];
+    struct stat st;
+
+    if (strncmp(path, directory, base) != 0 || path[base] != '/')
+        return 0;
+    for (size_t at = base + 1; path[at];) {
+        at += strcspn(path + at, "/");
+        snprintf(part, sizeof part, "%.*s", (int)at, path);
+        /* the last component of a virtual environment's python is a link in a guarded directory */
+        if (path[at] && lstat(part, &st) == 0 && S_ISLNK(st.st_mode))
+            return 1;
+        at += path[at] == '/';
+    }
+    return 0;
+}
+
+/* Then the whole directory counts as where the program lies, and is not shared. */
+static int
+add_own(const struct kernel *k, struct strv *options)
+{
+    const char *at = getenv("PATH");
+    int found = link_on_the_way(k->python.executable, k->directory);
+
+    while (!found && at && *at) {
+        char path[PATH_MAX];
+        size_t len = strcspn(at, ":");
+        snprintf(path, sizeof path, "%.*s/", (int)len, at);
+        found = link_on_the_way(path, k->directory);
+        at += len + (at[len] == ':');
+    }
+    for (size_t i = 0; i < k->python.own.len; i++) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/", k->python.own.item[i]);
+        found = found || link_on_the_way(path, k->directory);
+        if (strv_addf(options, "own=%s", k->python.own.item[i]) < 0)
+            return -1;
+    }
+    return found ? strv_addf(options, "own=%s", k->directory) : 0;
+}
+
 /* What decides which program runs outside of the sandbox, at the next start: if it lies in the
  * working directory, a cell must not be able to change it. */
 static int
@@ -160,8 +207,7 @@ ask_for_sandbox(struct kernel *k, struct err *err)
         bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;
     for (size_t i = 0; !bad && i < k->python.paths.len; i++)
         bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
-    for (size_t i = 0; !bad && i < k->python.own.len; i++)
-        bad = strv_addf(&o, "own=%s", k->python.own.item[i]) < 0;
+    bad = bad || add_own(k, &o) < 0;
     bad = bad || add_guards(k, &o) < 0;
     return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
 }

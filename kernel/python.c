@@ -120,7 +120,7 @@ parse_answer(struct buf *text, struct python *ret)
                  strv_add(&ret->own, value) < 0)
             return -1;
     }
-    return ret->executable && ret->version ? 0 : -1;
+    return ret->executable && *ret->executable == '/' && ret->version ? 0 : -1;
 }
 
 int

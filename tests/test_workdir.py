@@ -4,6 +4,7 @@
 import os
 import pathlib
 import shutil
+import venv
 
 import conftest
 import pytest
@@ -117,3 +118,17 @@ def test_a_directory_with_connection_files_of_others_is_not_shared(make_kernel, 
     env = {"JUPYTER_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(tmp_path / "state")}
     kernel = make_kernel(cwd=tmp_path / "data", env=env)
     assert kernel.run("import os; os.path.exists('runtime/kernel-1.json')").value == "False"
+
+
+def test_a_link_on_the_way_to_python_makes_the_directory_private(make_kernel, tmp_path):
+    """A cell would put its own link, and with it its own Python, in the place of this one."""
+    venv.create(tmp_path / "elsewhere", system_site_packages=True)
+    project = tmp_path / "project"
+    project.mkdir()
+    os.symlink(tmp_path / "elsewhere", project / ".venv")
+    kernel = make_kernel("--python", str(project / ".venv" / "bin" / "python"), cwd=project,
+                         env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    assert kernel.run("6 * 7").value == "42"
+    kernel.run(f"import os; os.rename({str(project / '.venv')!r}, 'x')")
+    kernel.run(f"os.unlink({str(project / '.venv')!r})")
+    assert os.readlink(project / ".venv") == str(tmp_path / "elsewhere")
