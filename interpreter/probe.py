@@ -96,6 +96,8 @@ def links(path):
 
 
 def main():
+    if not sys.executable:
+        sys.exit("it does not know its own path")
     tell("version", "%d.%d.%d" % sys.version_info[:3])
     executable = os.path.abspath(sys.executable)
     tell("executable", executable)
@@ -115,13 +117,16 @@ def main():
     for directory in sites:
         wanted += path_files(directory)
     own = prefixes + ([environment] if environment else [])
-    own += [os.path.dirname(path) for path in links(executable)]
-    own.append(os.path.dirname(os.path.realpath(executable)))
+    # pyvenv.cfg is looked for beside the executable and one directory above it, for each of its
+    # names: one that does not exist could be made there, so those directories count, too.
+    for path in list(links(executable)) + [os.path.realpath(executable)]:
+        own += [os.path.dirname(path), os.path.dirname(os.path.dirname(path))]
     # What decides which code this very script is made of, at the next start.
     for path in own:
         for form in (os.path.abspath(path), os.path.realpath(path)):
             tell("own", form)
-    wanted += own
+    wanted += [os.path.dirname(path) for path in links(executable)]
+    wanted.append(os.path.dirname(os.path.realpath(executable)))
     for path in wanted:
         for form in (os.path.abspath(path), os.path.realpath(path)):
             if os.path.exists(form):

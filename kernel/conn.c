@@ -23,6 +23,7 @@ read_port(json_t *root, enum channel channel, int *ret, struct err *err)
     char name[32];
     json_t *value;
     json_int_t port = -1;
+    char *end;
 
     snprintf(name, sizeof name, "%s_port", channel_names[channel]);
     value = json_object_get(root, name);
@@ -30,8 +31,11 @@ read_port(json_t *root, enum channel channel, int *ret, struct err *err)
         return err_set(err, EINVAL, "'%s' is missing", name);
     if (json_is_integer(value))
         port = json_integer_value(value);
-    else if (json_is_string(value))
-        port = strtol(json_string_value(value), NULL, 10);
+    else if (json_is_string(value)) {
+        port = strtol(json_string_value(value), &end, 10);
+        if (*end)
+            port = -1;
+    }
     if (port < 1 || port > 65535)
         return err_set(err, EINVAL, "'%s' is no port", name);
     *ret = (int)port;

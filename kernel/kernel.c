@@ -108,26 +108,51 @@ add_secrets(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
-/* Whether a symbolic link in the working directory lies on the way to `path`: nothing can be
- * mounted on a link, so a cell could put its own in its place. */
+static int
+lies_in(const char *path, const char *directory)
+{
+    size_t len = strlen(directory);
+
+    return strncmp(path, directory, len) == 0 && (path[len] == '/' || path[len] == 0);
+}
+
+/* Whether a directory on the way to `path` is a symbolic link that lies in the working directory:
+ * nothing can be mounted on a link, so a cell could put its own in its place. Follows the way as
+ * the kernel does, link by link. The last name may be a link: its directory is read-only. */
 static int
 link_on_the_way(const char *path, const char *directory)
 {
-    size_t base = strlen(directory);
-    char part[PATH_MAX];
-    struct stat st;
+    char done[PATH_MAX] = "", rest[PATH_MAX], next[2 * PATH_MAX], target[PATH_MAX];
 
-    if (strncmp(path, directory, base) != 0 || path[base] != '/')
-        return 0;
-    for (size_t at = base + 1; path[at];) {
-        at += strcspn(path + at, "/");
-        snprintf(part, sizeof part, "%.*s", (int)at, path);
-        /* the last component of a virtual environment's python is a link in a guarded directory */
-        if (path[at] && lstat(part, &st) == 0 && S_ISLNK(st.st_mode))
+    snprintf(rest, sizeof rest, "%s", path);
+    for (int links = 0; *rest && links < 40;) {
+        char *name = rest + strspn(rest, "/");
+        size_t len = strcspn(name, "/"), used = strlen(done);
+        ssize_t n;
+
+        if (len == 0)
+            break;
+        if (len == 2 && strncmp(name, "..", 2) == 0 && strrchr(done, '/'))
+            *strrchr(done, '/') = 0;
+        else if (!(len == 1 && *name == '.') && !(len == 2 && strncmp(name, "..", 2) == 0))
+            snprintf(done + used, sizeof done - used, "/%.*s", (int)len, name);
+        memmove(rest, name + len, strlen(name + len) + 1);
+        n = readlink(done, target, sizeof target - 1);
+        if (n <= 0)
+            continue;
+        target[n] = 0;
+        links++;
+        if (done[used] == '/')
+            done[used] = 0; /* the directory of the link */
+        if (*rest && lies_in(done, directory))
             return 1;
-        at += path[at] == '/';
+        if (*target == '/')
+            *done = 0;
+        if (snprintf(next, sizeof next, "%s%s", target, rest) >= (int)sizeof rest)
+            return 1;
+        memcpy(rest, next, strlen(next) + 1);
     }
-    return 0;
+    return *rest && *rest != '/'; /* too many links to say: not shared */
 }
 
 /* Then the whole directory counts as where the program lies, and is not shared. */
@@ -135,7 +160,8 @@ static int
 add_own(const struct kernel *k, struct strv *options)
 {
     const char *at = getenv("PATH");
-    int found = link_on_the_way(k->python.executable, k->directory);
+    int found = link_on_the_way(k->python.executable, k->directory) ||
+                link_on_the_way(paths_program(), k->directory);
 
     while (!found && at && *at) {
         char path[PATH_MAX];
@@ -159,7 +185,7 @@ add_own(const struct kernel *k, struct strv *options)
 static int
 add_guards(const struct kernel *k, struct strv *options)
 {
-    static const char *const lists[] = {"PATH", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH",
+    static const char *const lists[] = {"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH",
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
     int bad = add_guard(options, paths_program()) < 0 || add_guard(options, paths_broker()) < 0 ||

@@ -17,22 +17,42 @@
 
 extern char **environ;
 
+/* A name without a slash is looked for on PATH, in absolute directories only: an empty or a
+ * relative entry means the working directory, where a cell may have put a python3. */
 static int
-find_candidate(const char *wanted, char *into, size_t size)
+search_path(const char *name, char *into, size_t size)
 {
-    const char *prefix;
+    const char *at = getenv("PATH");
 
-    if (wanted)
-        return snprintf(into, size, "%s", wanted) < (int)size ? 0 : -1;
-    prefix = getenv("VIRTUAL_ENV");
-    if (!prefix || !*prefix)
-        prefix = getenv("CONDA_PREFIX");
-    if (prefix && *prefix) {
-        snprintf(into, size, "%s/bin/python", prefix);
-        if (access(into, X_OK) == 0)
+    while (at && *at) {
+        size_t len = strcspn(at, ":");
+        if (*at == '/' && snprintf(into, size, "%.*s/%s", (int)len, at, name) < (int)size &&
+            access(into, X_OK) == 0)
             return 0;
+        at += len + (at[len] == ':');
     }
-    return snprintf(into, size, "python3") < (int)size ? 0 : -1;
+    errno = ENOENT;
+    return -1;
+}
+
+static int
+find_candidate(const char *wanted, char *into, size_t size, struct err *err)
+{
+    const char *prefix = getenv("VIRTUAL_ENV");
+
+    if (!wanted) {
+        if (!prefix || !*prefix)
+            prefix = getenv("CONDA_PREFIX");
+        if (prefix && *prefix == '/' &&
+            snprintf(into, size, "%s/bin/python", prefix) < (int)size && access(into, X_OK) == 0)
+            return 0;
+        wanted = "python3";
+    }
+    if (!strchr(wanted, '/'))
+        return search_path(wanted, into, size) < 0 ? err_errno(err, "find Python '%s' on PATH", wanted) : 0;
+    if (snprintf(into, size, "%s", wanted) >= (int)size)
+        return err_set(err, ENAMETOOLONG, "the name of Python is too long");
+    return 0;
 }
 
 static int
@@ -52,7 +72,7 @@ start_probe(const char *python, const char *probe, int out, int errors, pid_t *r
     posix_spawnattr_init(&attr);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
     posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawnp(ret, python, &actions, &attr, argv, environ);
+    r = posix_spawn(ret, python, &actions, &attr, argv, environ);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attr);
     if (r == 0)
@@ -113,6 +133,8 @@ parse_answer(struct buf *text, struct python *ret)
             ret->executable = strdup(value);
         else if (strcmp(line, "version") == 0 && !ret->version)
             ret->version = strdup(value);
+        else if (*value != '/')
+            return -1;
         else if (strcmp(line, "path") == 0 && !strv_has(&ret->paths, value) &&
                  strv_add(&ret->paths, value) < 0)
             return -1;
@@ -132,8 +154,8 @@ python_find(const char *wanted, const char *probe, struct python *ret, struct er
     int out[2], status = 0, r, major = 0, minor = 0;
     pid_t pid;
 
-    if (find_candidate(wanted, name, sizeof name) < 0)
-        return err_set(err, ENAMETOOLONG, "the name of Python is too long");
+    if (find_candidate(wanted, name, sizeof name, err) < 0)
+        return -1;
     if (pipe2(out, O_CLOEXEC) < 0)
         return err_errno(err, "make a pipe");
     if (start_probe(name, probe, out[1], out[1], &pid, err) < 0) {

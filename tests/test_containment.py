@@ -197,6 +197,19 @@ def test_a_signal_to_everybody_does_not_reach_pid_1(make_kernel):
     assert "husk-init" in kernel.run("open('/proc/1/comm').read()").value
 
 
+@pytest.mark.parametrize("how", ["a descriptor's signal", "a child's end"])
+def test_pid_1_survives_signals_that_the_kernel_sends_for_a_cell(make_kernel, how):
+    kernel = prepare(make_kernel())
+    if how == "a descriptor's signal":
+        code = ("a, b = socket.socketpair()\ntry:\n    fcntl.fcntl(a, fcntl.F_SETSIG, 9); fcntl.fcntl(a, fcntl.F_SETOWN, 1)\n"
+                "    fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)\nexcept OSError: pass\nb.send(b'x')")
+    else:
+        code = "for s in (9, 15, 17, 19): raw('clone', 0x8000 | s, 0, 0, 0, 0)"  # CLONE_PARENT: a child of pid 1
+    assert kernel.run(code).status == "ok"
+    assert kernel.run("import subprocess; subprocess.run(['echo', 'well'], capture_output=True).stdout").value == r"b'well\n'"
+    assert "husk-init" in kernel.run("open('/proc/1/comm').read()").value
+
+
 def test_only_the_processes_of_the_sandbox_are_visible(probe):
     assert ask(probe, "sorted(int(p) for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid())") == [1]
 
@@ -657,6 +670,19 @@ def test_no_namespace_can_be_made_or_entered(probe, code, wanted):
 
 
 @table(
+    *((f"{request} of {n}", f"forked(lambda: attempt(fcntl.ioctl, os.open('/proc/self/ns/{n}', os.O_RDONLY), {code}))",
+       {"EPERM", "EINVAL", "ENOTTY", "EACCES", "ENOENT"})
+      for request, code, names in (("the parent", 0xb702, ("user", "pid")),
+                                   ("the next one", 0x8010b70b, ("mnt",)), ("the one before", 0x8010b70c, ("mnt",)))
+      for n in names),
+    *((f"system call {number}", f"call({number}, 0, 0, 0, 0)", "ENOSYS") for number in (457, 458, 467, 468, 469, 470)),
+)
+def test_no_namespace_leads_to_one_outside(probe, code, wanted):
+    """Also statmount, listmount and whatever came after husk was written."""
+    check(probe, code, wanted)
+
+
+@table(
     ("mount", "call('mount', b'none', b'/tmp', b'tmpfs', 0, 0)", "EPERM"),
     ("bind", "call('mount', b'/usr', b'/tmp', None, 4096, None)", "EPERM"),
     ("remount", "call('mount', None, b'/usr', None, 32, None)", "EPERM"),
@@ -890,6 +916,49 @@ def test_a_python_in_the_working_directory_itself_cannot_be_replaced(make_kernel
     kernel = make_kernel("--python", str(python), cwd=project, env={"XDG_STATE_HOME": str(tmp_path / "state")})
     kernel.run(f"import os; os.unlink({str(python)!r}); open({str(python)!r}, 'w').write('#!/bin/sh')")
     assert os.readlink(python) == target
+
+
+def test_no_pyvenv_cfg_can_be_made_beside_the_python(make_kernel, tmp_path):
+    """project/bin/python: Python looks for pyvenv.cfg beside itself and one directory above."""
+    project = tmp_path / "project"
+    (project / "bin").mkdir(parents=True)
+    python = project / "bin" / "python"
+    python.symlink_to(os.path.realpath(conftest.PYTHON))
+    kernel = make_kernel("--python", str(python), cwd=project, env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    for name in (project / "pyvenv.cfg", project / "bin" / "pyvenv.cfg"):
+        kernel.run(f"open({str(name)!r}, 'w').write('home = /evil')")
+        assert not name.exists(), name
+
+
+@pytest.mark.parametrize("way", ["--python", "PATH"])
+def test_a_link_in_the_working_directory_that_leads_to_python_cannot_be_replaced(make_kernel, tmp_path, way):
+    """project/.venv -> elsewhere, a usual layout: what is behind the name runs outside at the next start."""
+    python, _ = environment(tmp_path / "env")
+    project = tmp_path / "project"
+    project.mkdir()
+    link = project / ".venv"
+    link.symlink_to(tmp_path / "env")
+    env = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    if way == "PATH":
+        env["PATH"] = f"{link / 'bin'}:{os.environ['PATH']}"
+    options = ["--python", str(link / "bin" / "python")] if way == "--python" else []
+    kernel = make_kernel(*options, cwd=project, env=env)
+    kernel.run(f"import os; os.unlink({str(link)!r}); os.symlink('evil', {str(link)!r})")
+    kernel.run(f"import os; os.rename({str(link)!r}, {str(link) + '2'!r})")
+    assert link.is_symlink() and os.readlink(link) == str(tmp_path / "env")
+
+
+def test_a_link_outside_that_leads_through_one_inside_cannot_be_replaced(make_kernel, tmp_path):
+    environment(tmp_path / "env")
+    project = tmp_path / "project"
+    project.mkdir()
+    inner = project / "inner"
+    inner.symlink_to(tmp_path / "env")
+    (tmp_path / "outer").symlink_to(inner)
+    kernel = make_kernel("--python", str(tmp_path / "outer" / "bin" / "python"), cwd=project,
+                         env={"XDG_STATE_HOME": str(tmp_path / "state")})
+    kernel.run(f"import os; os.unlink({str(inner)!r}); os.symlink('evil', {str(inner)!r})")
+    assert os.readlink(inner) == str(tmp_path / "env")
 
 
 def test_a_directory_that_a_pth_file_adds_is_visible_and_read_only(make_kernel, tmp_path):
