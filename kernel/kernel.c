@@ -19,6 +19,7 @@
 #include "kernel/paths.h"
 
 #define END_MS 1500    /* the interpreter has so long to run its atexit handlers */
+#define LINKS_MAX 40   /* as the kernel: symlink(7) */
 #define LINGER_MS 1000 /* ZeroMQ has so long to send what is queued */
 
 /*** Start ***/
@@ -123,9 +124,10 @@ static int
 link_on_the_way(const char *path, const char *directory)
 {
     char done[PATH_MAX] = "", rest[PATH_MAX], next[2 * PATH_MAX], target[PATH_MAX];
+    int links = 0;
 
     snprintf(rest, sizeof rest, "%s", path);
-    for (int links = 0; *rest && links < 40;) {
+    while (*rest && links < LINKS_MAX) {
         char *name = rest + strspn(rest, "/");
         size_t len = strcspn(name, "/"), used = strlen(done);
         ssize_t n;
@@ -152,7 +154,7 @@ link_on_the_way(const char *path, const char *directory)
             return 1;
         memcpy(rest, next, strlen(next) + 1);
     }
-    return *rest && *rest != '/'; /* too many links to say: not shared */
+    return links == LINKS_MAX; /* too many to say: not shared */
 }
 
 /* Then the whole directory counts as where the program lies, and is not shared. */

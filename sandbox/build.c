@@ -393,7 +393,8 @@ prepare(struct build *b, struct build_failure *failure)
     if (view_make(b->policy, &b->view, &failure->err) < 0)
         return fail(failure, "trees", "");
     if (b->privileged && view_take(&b->view, 1, b->uid, b->gid, &failure->err) < 0)
-        return fail(failure, "trees", "");
+        return fail(failure, "trees",
+                    failure->err.code == MOUNTS_NO_USERNS ? advice_for_clone(EPERM) : "");
     return 0;
 }
 

@@ -337,6 +337,7 @@ make_mapping(uid_t uid, gid_t gid, uid_t as_uid, gid_t as_gid, struct err *err)
     close(gate[0]);
     if (pid < 0) {
         err_errno(err, "make a user namespace for an id-mapped mount");
+        err->code = MOUNTS_NO_USERNS;
         goto out;
     }
     snprintf(path, sizeof path, "/proc/%d/uid_map", (int)pid);

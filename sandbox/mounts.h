@@ -10,6 +10,8 @@
  */
 #pragma once
 
+#include <errno.h>
+
 #include "sandbox/policy.h"
 
 enum mount_kind {
@@ -39,6 +41,9 @@ struct mount_view {
 /* The whole view of a policy. */
 int view_make(const struct policy *policy, struct mount_view *ret, struct err *err);
 void view_release(struct mount_view *view);
+
+/* err->code when not a tree but the user namespace of an id-mapping was refused. */
+#define MOUNTS_NO_USERNS EUSERS
 
 /* Takes the trees of all entries. `uid`, `gid`: who the user of the sandbox is on the host;
  * trees are id-mapped to it if `map` (needs CAP_SYS_ADMIN on the host). */
