@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -87,6 +89,8 @@ buf_printf(struct buf *buf, const char *format, ...)
 void
 buf_consume(struct buf *buf, size_t len)
 {
+    if (!len)
+        return; /* often, and a memmove(3) of nothing over nothing costs as much as any */
     if (len >= buf->len) {
         buf->len = 0;
         return;
@@ -181,6 +185,43 @@ fd_close(int *fd)
         close(*fd); /* never retried: on Linux the descriptor is gone even after EINTR */
     *fd = -1;
     errno = saved;
+}
+
+pid_t
+pid_parent(const char *pid)
+{
+    char path[64], text[512], *at;
+    scoped(fd_close) int fd = -1;
+    ssize_t n;
+
+    snprintf(path, sizeof path, "/proc/%.16s/stat", pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return 0;
+    text[n] = 0;
+    at = strrchr(text, ')'); /* the name before it may hold anything */
+    return at && strlen(at) > 4 && at[2] != 'Z' ? (pid_t)atoi(at + 4) : 0;
+}
+
+void
+pid_end(pid_t *pid)
+{
+    int saved = errno;
+
+    if (*pid > 0) {
+        kill(*pid, SIGKILL);
+        while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    *pid = 0;
+    errno = saved;
+}
+
+int
+is_dots(const char *name)
+{
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
 void

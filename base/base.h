@@ -52,6 +52,9 @@ void strv_release(struct strv *v);
 
 void fd_close(int *fd); /* -1 is the empty value */
 void str_free(char **text);
+void pid_end(pid_t *pid); /* kills a child and waits for it; 0 is the empty value */
+pid_t pid_parent(const char *pid); /* of a name in /proc; 0 if it is no process, or a dead one */
+int is_dots(const char *name); /* "." or "..", which readdir(3) gives too */
 int fd_nonblock(int fd);
 int fd_write_all(int fd, const void *data, size_t len);
 /* Reads a whole file of at most `max` bytes. On failure -1 and errno (EFBIG when longer). */

@@ -4,12 +4,11 @@
  * newer). Frames of interp.def go over one socket; text goes into the ring (wall/ring.h).
  *
  * Nothing here is trusted by the supervisor, and nothing here is secret: user code can call it
- * and can write to the socket itself. It has no thread, so that os.fork() in user code is as
- * safe as without us; a forked child writes its text to descriptors 1 and 2 instead.
+ * and can write to the socket itself. It has no thread unless there are subshells or a debugger, so
+ * that os.fork() in user code is as safe as without us; a forked child writes its text to
+ * descriptors 1 and 2 instead.
  */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x03090000
-#include <Python.h>
+#include "interpreter/encode.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,24 +16,31 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "wall/aside.h"
 #include "wall/interp.h"
 #include "wall/ring.h"
 
 /* In every Python since 3.3 and in the limited API since 3.10: declared here for 3.9. */
 #if Py_LIMITED_API < 0x030a0000
 extern const char *PyUnicode_AsUTF8AndSize(PyObject *unicode, Py_ssize_t *size);
+#endif
+
+#ifndef SYS_SECCOMP /* si_code of the filter's signal: sigaction(2); not in every libc */
+#define SYS_SECCOMP 1
 #endif
 
 #define SEND_PARTS 64               /* parts of a frame that need no allocation */
@@ -47,11 +53,20 @@ static int pipes[2] = {-1, -1}; /* own copies of 1 and 2: user code may redirect
 static int waiting = -1;        /* epoll: readable while a pipe holds bytes */
 static uint64_t written[2];     /* bytes of the pipes when last told by a MARK */
 static uint32_t rung;           /* the last bell that was answered */
+static pid_t owner;             /* the process that was started */
 static int forked;              /* 1 in children of the process that was started */
 static uint32_t current;        /* slot of the running (or last) cell */
+static int64_t cpu_before;      /* microseconds, when it began */
 static PyObject *slot_getter;   /* callable: the slot of this context, or 0 */
-static struct buf in;           /* bytes of frames that came */
-static size_t in_used;          /* of them, already returned */
+static PyObject *fallback;      /* callable: what JSON knows, for a value that it does not */
+
+/* Bytes of frames that came through a socket. Only one thread reads from it. */
+struct inbox {
+    int fd;
+    struct buf buf;
+    size_t used; /* of it, already returned */
+};
+static struct inbox in = {.fd = INTERP_FD_SOCKET}, side = {.fd = INTERP_FD_SIDE};
 static pthread_mutex_t out_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void
@@ -350,39 +365,62 @@ out:
     return r;
 }
 
-/* send(number, slot, value, parts): parts is a sequence of bytes. slot 0: of this context. */
+/* What stands in the tuple, as bytes: bytes are taken as they are, all else becomes JSON in
+ * `json`. Offsets first, as `json` moves while it grows. */
+static int
+collect_parts(PyObject *list, struct buf *json, struct bytes *parts)
+{
+    Py_ssize_t n = PyTuple_Size(list);
+
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *item = PyTuple_GetItem(list, i);
+        char *data;
+        Py_ssize_t len;
+
+        if (PyBytes_Check(item)) {
+            if (PyBytes_AsStringAndSize(item, &data, &len) < 0)
+                return -1;
+            parts[i] = (struct bytes){(uint8_t *)data, (size_t)len};
+        } else {
+            size_t start = json->len;
+            if (encode_json(item, fallback, json) < 0)
+                return -1;
+            parts[i] = (struct bytes){NULL, json->len - start};
+        }
+    }
+    for (size_t i = 0, at = 0; i < (size_t)n; i++)
+        if (!parts[i].data) {
+            parts[i].data = json->data + at;
+            at += parts[i].len;
+        }
+    return 0;
+}
+
+/* send(number, slot, value, parts): parts is a tuple; bytes go as they are, all else as JSON.
+ * slot 0: of this context. */
 static PyObject *
 husk_send(PyObject *self, PyObject *args)
 {
     unsigned number, slot, value;
-    PyObject *list, *item = NULL, *ret = NULL;
-    struct bytes *parts = NULL;
+    scoped(buf_release) struct buf json = {0};
+    PyObject *list, *ret = NULL;
+    struct bytes *parts;
     struct frame f;
-    Py_ssize_t n;
 
     if (!PyArg_ParseTuple(args, "IIIO!", &number, &slot, &value, &PyTuple_Type, &list))
         return NULL;
     if (!ring || forked || number >= FRAME_LIMIT || !interp_rules[number].name)
         Py_RETURN_FALSE; /* a forked child has no channel of its own */
-    n = PyTuple_Size(list);
-    parts = PyMem_Calloc((size_t)n + 1, sizeof *parts);
+    parts = PyMem_Calloc((size_t)PyTuple_Size(list) + 1, sizeof *parts);
     if (!parts)
         return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < n; i++) {
-        char *data;
-        Py_ssize_t len;
-        item = PyTuple_GetItem(list, i);
-        if (PyBytes_AsStringAndSize(item, &data, &len) < 0)
-            goto out;
-        parts[i] = (struct bytes){(uint8_t *)data, (size_t)len};
-    }
-    if (put_mark() < 0)
+    if (collect_parts(list, &json, parts) < 0 || put_mark() < 0)
         goto out;
     f = (struct frame){.number = (uint16_t)number,
                        .slot = slot ? slot : output_slot(),
                        .value = value,
                        .mark = ring->head};
-    if (send_frame(f, parts, (size_t)n) == 0)
+    if (send_frame(f, parts, (size_t)PyTuple_Size(list)) == 0)
         ret = PyBool_FromLong(1);
 out:
     PyMem_Free(parts);
@@ -391,30 +429,32 @@ out:
 
 /* Reads what is there. 1: got bytes, 0: nothing yet, -1: exception set. */
 static int
-fill(int block)
+fill(struct inbox *from, int block)
 {
+    struct buf *buf = &from->buf;
     ssize_t n;
     size_t want = 65536;
 
-    if (in_used) {
-        buf_consume(&in, in_used);
-        in_used = 0;
-    }
-    if (in.len >= FRAME_HEAD) /* a long frame has begun: room for all of it at once */
-        want = FRAME_HEAD + (size_t)get32(in.data) - in.len;
-    if (buf_reserve(&in, want ? want : 1) < 0) {
-        PyErr_NoMemory();
-        return -1;
-    }
     if (block) {
-        struct pollfd p = {.fd = INTERP_FD_SOCKET, .events = POLLIN};
+        struct pollfd p = {.fd = from->fd, .events = POLLIN};
         Py_BEGIN_ALLOW_THREADS
         poll(&p, 1, -1);
         Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0)
+        if (PyErr_CheckSignals() < 0) /* its handler may call look(), and so fill() */
             return -1;
     }
-    n = recv(INTERP_FD_SOCKET, in.data + in.len, in.size - in.len, MSG_DONTWAIT);
+    if (from->used) {
+        buf_consume(buf, from->used);
+        from->used = 0;
+    }
+    if (buf->len >= FRAME_HEAD && /* a long frame has begun: room for all of it at once */
+        FRAME_HEAD + (size_t)get32(buf->data) > buf->len)
+        want = FRAME_HEAD + (size_t)get32(buf->data) - buf->len;
+    if (buf_reserve(buf, want) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    n = recv(from->fd, buf->data + buf->len, buf->size - buf->len, MSG_DONTWAIT);
     if (n == 0) {
         PyErr_SetString(PyExc_EOFError, "the supervisor is gone");
         return -1;
@@ -423,9 +463,7 @@ fill(int block)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    in.len += n > 0 ? (size_t)n : 0;
-    if (in.len == in.size && n > 0)
-        return 1;
+    buf->len += n > 0 ? (size_t)n : 0;
     return n > 0;
 }
 
@@ -451,41 +489,118 @@ frame_to_tuple(const struct frame *f)
     return ret;
 }
 
+/* The frame at `at`: the bytes used, 0 if it is not complete, or -1 with an exception. */
+static ssize_t
+parse(const struct inbox *from, size_t at, struct frame *ret)
+{
+    struct err err;
+    ssize_t used = frame_parse(from->buf.data + at, from->buf.len - at, interp_rules, INTERP_BY_KERNEL,
+                               INTERP_BOOT | INTERP_IDLE | INTERP_BUSY, ret, &err);
+
+    if (used < 0)
+        PyErr_Format(PyExc_RuntimeError, "the supervisor broke the protocol: %s", err.text);
+    return used;
+}
+
+/* The next frame: 1, 0: there is none, -1: exception set. */
+static int
+next_frame(struct inbox *from, int block, struct frame *ret)
+{
+    for (;;) {
+        ssize_t used = parse(from, from->used, ret);
+        int r;
+
+        if (used < 0)
+            return -1;
+        if (used > 0) {
+            from->used += (size_t)used;
+            return 1;
+        }
+        r = fill(from, block);
+        if (r < 0)
+            return -1;
+        if (r == 0 && !block)
+            return 0;
+    }
+}
+
 /* receive(block) -> (number, slot, value, parts) or None */
 static PyObject *
 husk_receive(PyObject *self, PyObject *arg)
 {
-    int block = PyObject_IsTrue(arg);
+    struct frame f;
 
-    for (;;) {
-        struct frame f;
-        struct err err;
-        ssize_t used = frame_parse(in.data + in_used, in.len - in_used, interp_rules,
-                                   INTERP_BY_KERNEL, INTERP_BOOT | INTERP_IDLE | INTERP_BUSY, &f,
-                                   &err);
+    switch (next_frame(&in, PyObject_IsTrue(arg), &f)) {
+    case 1:
+        return frame_to_tuple(&f);
+    case 0:
+        Py_RETURN_NONE;
+    default:
+        return NULL;
+    }
+}
+
+/* receive_side() -> (shell, (number, slot, value, parts)) */
+static PyObject *
+husk_receive_side(PyObject *self, PyObject *none)
+{
+    struct frame f;
+
+    if (next_frame(&side, 1, &f) < 0)
+        return NULL;
+    return Py_BuildValue("(KN)", (unsigned long long)f.mark, frame_to_tuple(&f));
+}
+
+/* look() -> [(number, slot, value, parts), ...]: the frames about shells among those that came.
+ * They stay, as all others: receive() returns them again, at their turn. For a signal handler of
+ * the main thread. */
+static PyObject *
+husk_look(PyObject *self, PyObject *none)
+{
+    PyObject *ret = PyList_New(0);
+    struct frame f;
+    ssize_t used;
+
+    if (!ret || fill(&in, 0) < 0)
+        goto fail;
+    for (size_t at = in.used; (used = parse(&in, at, &f)) > 0; at += (size_t)used) {
+        PyObject *item;
         int r;
 
-        if (used < 0) {
-            PyErr_Format(PyExc_RuntimeError, "the supervisor broke the protocol: %s", err.text);
-            return NULL;
-        }
-        if (used > 0) {
-            in_used += (size_t)used;
-            return frame_to_tuple(&f);
-        }
-        r = fill(block);
+        if (f.number != FRAME_OPEN_SHELL && f.number != FRAME_LISTEN)
+            continue;
+        item = frame_to_tuple(&f);
+        r = item ? PyList_Append(ret, item) : -1;
+        Py_XDECREF(item);
         if (r < 0)
-            return NULL;
-        if (r == 0 && !block)
-            Py_RETURN_NONE;
+            goto fail;
     }
+    if (used == 0)
+        return ret;
+fail:
+    Py_XDECREF(ret);
+    return NULL;
+}
+
+/* interrupt(thread, exception): raises it in another thread, at its next byte code; None: not any
+ * more. */
+static PyObject *
+husk_interrupt(PyObject *self, PyObject *args)
+{
+    unsigned long thread;
+    PyObject *exception;
+
+    if (!PyArg_ParseTuple(args, "kO", &thread, &exception))
+        return NULL;
+    PyThreadState_SetAsyncExc(thread, exception == Py_None ? NULL : exception);
+    Py_RETURN_NONE;
 }
 
 /* buffered() -> bool: whether receive() has something without asking the socket */
 static PyObject *
 husk_buffered(PyObject *self, PyObject *none)
 {
-    return PyBool_FromLong(in.len > in_used);
+    return PyBool_FromLong(in.buf.len > in.used);
 }
 
 /*** Start ***/
@@ -515,12 +630,38 @@ map_shared(int fd, size_t size, int protection)
     return at == MAP_FAILED ? NULL : at;
 }
 
-/* start(callable): take over the descriptors that the supervisor left (interp.h). */
-static PyObject *
-husk_start(PyObject *self, PyObject *callable)
+/* The filter stopped a call. What it was is left for the supervisor, and the process ends as
+ * without this handler: flags of sigaction(2) have restored the default. A child shares the
+ * ring, and its end is none of the interpreter's. */
+static void
+on_refused_call(int signal, siginfo_t *info, void *context)
 {
+    if (info->si_code == SYS_SECCOMP && getpid() == owner) {
+        ring->refused_call = (uint32_t)info->si_syscall;
+        ring->refused_abi = info->si_arch;
+    }
+    raise(signal);
+}
+
+static int
+watch_refused_calls(void)
+{
+    struct sigaction action = {.sa_sigaction = on_refused_call,
+                               .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER};
+
+    owner = getpid();
+    return sigaction(SIGSYS, &action, NULL);
+}
+
+/* start(slot, fallback): take over the descriptors that the supervisor left (interp.h). */
+static PyObject *
+husk_start(PyObject *self, PyObject *args)
+{
+    PyObject *slot, *known;
     struct ring *mapped;
 
+    if (!PyArg_ParseTuple(args, "OO", &slot, &known))
+        return NULL;
     if (ring)
         Py_RETURN_NONE;
     progress = map_shared(INTERP_FD_PROGRESS, PROGRESS_MAP, PROT_READ);
@@ -529,13 +670,33 @@ husk_start(PyObject *self, PyObject *callable)
         pipes[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 64);
     if (!progress || !mapped || pipes[0] < 0 || pipes[1] < 0 || watch_pipes() < 0 ||
         fcntl(INTERP_FD_SOCKET, F_SETFD, FD_CLOEXEC) < 0 ||
+        fcntl(INTERP_FD_SIDE, F_SETFD, FD_CLOEXEC) < 0 ||
+        fcntl(INTERP_FD_ASIDE, F_SETFD, FD_CLOEXEC) < 0 ||
         pthread_atfork(NULL, NULL, after_fork) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     ring_data = (uint8_t *)mapped + RING_OFFSET;
-    slot_getter = callable;
-    Py_INCREF(callable);
+    slot_getter = slot;
+    Py_INCREF(slot);
+    fallback = known;
+    Py_INCREF(known);
     ring = mapped;
+    if (watch_refused_calls() < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;
+}
+
+/* Microseconds of this process and its children that have ended. */
+static int64_t
+cpu_time(void)
+{
+    struct rusage own, children;
+
+    getrusage(RUSAGE_SELF, &own);
+    getrusage(RUSAGE_CHILDREN, &children);
+    return (own.ru_utime.tv_sec + own.ru_stime.tv_sec + children.ru_utime.tv_sec +
+            children.ru_stime.tv_sec) * (int64_t)1000000 +
+           own.ru_utime.tv_usec + own.ru_stime.tv_usec + children.ru_utime.tv_usec +
+           children.ru_stime.tv_usec;
 }
 
 static PyObject *
@@ -546,7 +707,19 @@ husk_set_slot(PyObject *self, PyObject *slot)
     if (PyErr_Occurred())
         return NULL;
     current = (uint32_t)value;
+    cpu_before = cpu_time();
     Py_RETURN_NONE;
+}
+
+/* used() -> {"cpu_us": since set_slot(), "peak": most bytes of this process, ever} */
+static PyObject *
+husk_used(PyObject *self, PyObject *none)
+{
+    struct rusage own;
+
+    getrusage(RUSAGE_SELF, &own);
+    return Py_BuildValue("{sLsL}", "cpu_us", (long long)(cpu_time() - cpu_before), "peak",
+                         (long long)own.ru_maxrss * 1024);
 }
 
 /* sync(): output of C code that sits in stdio's buffers belongs to the cell that made it. */
@@ -593,10 +766,14 @@ husk_murmur2(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"start", husk_start, METH_O, "start(callable): take over the supervisor's descriptors"},
+    {"start", husk_start, METH_VARARGS, "start(slot, fallback): take over the supervisor's descriptors"},
     {"set_slot", husk_set_slot, METH_O, "set_slot(slot): the cell that output belongs to"},
-    {"send", husk_send, METH_VARARGS, "send(number, slot, value, parts)"},
+    {"used", husk_used, METH_NOARGS, "used() -> dict of what this request cost"},
+    {"send", husk_send, METH_VARARGS, "send(number, slot, value, parts): what is not bytes becomes JSON"},
     {"receive", husk_receive, METH_O, "receive(block) -> (number, slot, value, parts) or None"},
+    {"receive_side", husk_receive_side, METH_NOARGS, "receive_side() -> (shell, frame), for the other shells"},
+    {"look", husk_look, METH_NOARGS, "look() -> list of the frames about shells that came"},
+    {"interrupt", husk_interrupt, METH_VARARGS, "interrupt(thread, exception or None)"},
     {"buffered", husk_buffered, METH_NOARGS, "buffered() -> bool"},
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
@@ -622,6 +799,11 @@ PyInit__husk(void)
     PyModule_AddIntConstant(m, "EXECUTE_SILENT_SHIFT", 31);
     PyModule_AddIntConstant(m, "EXECUTE_STORE_SHIFT", 30);
     PyModule_AddIntConstant(m, "EXECUTE_COUNT", EXECUTE_COUNT);
+    PyModule_AddIntConstant(m, "ASIDE_SOCKET", INTERP_FD_ASIDE);
+#define FRAME(name, no, sender, max, min, many, meaning)                                        \
+    PyModule_AddIntConstant(m, "ASIDE_" #name, no);
+#include "wall/aside.def"
+#undef FRAME
     /* The frames by name: Python has no second copy of the table. */
     for (int no = 0; no < FRAME_LIMIT; no++)
         if (interp_rules[no].name)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "kernel/json.h"
+#include "base/json.h"
 #include "kernel/kernel.h"
 
 #define TURN 64 /* messages of one channel before the others have their turn */
@@ -21,7 +21,7 @@ want(struct request *r, const char *name, enum json_type type, struct bytes *ret
 
     if (got == type)
         return 0;
-    if (got == JSON_NONE)
+    if (got == J_NONE)
         return err_set(err, EINVAL, "'%s' is missing", name);
     return err_set(err, EINVAL, "'%s' is %s and should be %s", name, names[got], names[type]);
 }
@@ -32,14 +32,14 @@ want_bool(struct request *r, const char *name, int standard, int *ret, struct er
     struct bytes value;
 
     switch (json_get(request_content(r), name, &value)) {
-    case JSON_NONE:
-    case JSON_NULL:
+    case J_NONE:
+    case J_NULL:
         *ret = standard;
         return 0;
-    case JSON_TRUE:
+    case J_TRUE:
         *ret = 1;
         return 0;
-    case JSON_FALSE:
+    case J_FALSE:
         *ret = 0;
         return 0;
     default:
@@ -58,7 +58,7 @@ check_code(struct request *r, struct err *err)
 {
     struct bytes code;
 
-    return want(r, "code", JSON_STRING, &code, err);
+    return want(r, "code", J_STRING, &code, err);
 }
 
 static int
@@ -76,10 +76,10 @@ check_execute(struct request *r, struct err *err)
     if (r->silent)
         r->store_history = 0;
     type = json_get(request_content(r), "user_expressions", &value);
-    if (type != JSON_NONE && type != JSON_NULL && type != JSON_OBJECT)
+    if (type != J_NONE && type != J_NULL && type != J_OBJECT)
         return err_set(err, EINVAL, "'user_expressions' is no object");
-    while (type == JSON_OBJECT && (each = json_next(value, &at, &name, &expression)) != JSON_NONE)
-        if (each != JSON_STRING)
+    while (type == J_OBJECT && (each = json_next(value, &at, &name, &expression)) != J_NONE)
+        if (each != J_STRING)
             return err_set(err, EINVAL, "user expression %.*s is no string", (int)name.len,
                            name.data);
     return 0;
@@ -94,14 +94,14 @@ check_cursor(struct request *r, struct err *err)
     int64_t cursor, length = 0;
     enum json_type type;
 
-    if (want(r, "code", JSON_STRING, &code, err) < 0)
+    if (want(r, "code", J_STRING, &code, err) < 0)
         return -1;
     type = json_get(request_content(r), "cursor_pos", &value);
-    if (type == JSON_NONE || type == JSON_NULL)
-        return type == JSON_NULL || strcmp(r->type->name, "complete_request") == 0
+    if (type == J_NONE || type == J_NULL)
+        return type == J_NULL || strcmp(r->type->name, "complete_request") == 0
                    ? 0
                    : err_set(err, EINVAL, "'cursor_pos' is missing");
-    if (type != JSON_NUMBER || json_int64(value, &cursor) < 0)
+    if (type != J_NUMBER || json_int64(value, &cursor) < 0)
         return err_set(err, EINVAL, "'cursor_pos' is no whole number");
     if (json_unescape(code, &text) < 0)
         return err_errno(err, "read the code");
@@ -111,7 +111,7 @@ check_cursor(struct request *r, struct err *err)
         return err_set(err, EINVAL, "'cursor_pos' %lld is outside of code of %lld characters",
                        (long long)cursor, (long long)length);
     type = json_get(request_content(r), "detail_level", &value);
-    if (type != JSON_NONE && type != JSON_NULL && type != JSON_NUMBER)
+    if (type != J_NONE && type != J_NULL && type != J_NUMBER)
         return err_set(err, EINVAL, "'detail_level' is no number");
     return 0;
 }
@@ -121,7 +121,7 @@ check_comm(struct request *r, struct err *err)
 {
     struct bytes value;
 
-    return want(r, "comm_id", JSON_STRING, &value, err);
+    return want(r, "comm_id", J_STRING, &value, err);
 }
 
 static int
@@ -129,7 +129,7 @@ check_comm_open(struct request *r, struct err *err)
 {
     struct bytes value;
 
-    return check_comm(r, err) < 0 ? -1 : want(r, "target_name", JSON_STRING, &value, err);
+    return check_comm(r, err) < 0 ? -1 : want(r, "target_name", J_STRING, &value, err);
 }
 
 static int
@@ -138,7 +138,7 @@ check_comm_info(struct request *r, struct err *err)
     struct bytes value;
     enum json_type type = json_get(request_content(r), "target_name", &value);
 
-    if (type == JSON_NONE || type == JSON_NULL || type == JSON_STRING)
+    if (type == J_NONE || type == J_NULL || type == J_STRING)
         return 0;
     return err_set(err, EINVAL, "'target_name' is no string");
 }
@@ -149,17 +149,17 @@ check_history(struct request *r, struct err *err)
     static const char *const numbers[] = {"session", "start", "stop", "n"};
     struct bytes value;
 
-    if (want(r, "hist_access_type", JSON_STRING, &value, err) < 0)
+    if (want(r, "hist_access_type", J_STRING, &value, err) < 0)
         return -1;
     if (!json_string_is(value, "range") && !json_string_is(value, "tail") &&
         !json_string_is(value, "search"))
         return err_set(err, EINVAL, "'hist_access_type' is not one of range, tail and search");
     for (size_t i = 0; i < countof(numbers); i++) {
         enum json_type type = json_get(request_content(r), numbers[i], &value);
-        if (type != JSON_NONE && type != JSON_NULL && type != JSON_NUMBER)
+        if (type != J_NONE && type != J_NULL && type != J_NUMBER)
             return err_set(err, EINVAL, "'%s' is no number", numbers[i]);
     }
-    if (json_get(request_content(r), "pattern", &value) > JSON_NONE && *value.data != '"' &&
+    if (json_get(request_content(r), "pattern", &value) > J_NONE && *value.data != '"' &&
         *value.data != 'n')
         return err_set(err, EINVAL, "'pattern' is no string");
     return 0;
@@ -186,9 +186,13 @@ answer_kernel_info(struct kernel *k, struct request *r)
 {
     scoped(buf_release) struct buf c = {0}, banner = {0};
 
+    int full = strcmp(kernel_containment(k), "full") == 0;
+
     if (buf_printf(&banner,
-                   "Python %s in a sandbox (husk " HUSK_VERSION ")\nContainment: full; network: none"
-                   "%s%s\n", k->python.version, *k->sandbox_text ? "; " : "", k->sandbox_text) < 0 ||
+                   "Python %s in a sandbox (husk " HUSK_VERSION ")\nContainment: %s%s"
+                   "%s%s\n", k->python.version, kernel_containment(k),
+                   full ? "" : " (no namespaces: processes, host name and /dev/shm are shared with others)",
+                   *k->sandbox_text ? "; " : "", k->sandbox_text) < 0 ||
         buf_printf(&c,
                    "{\"status\":\"ok\",\"protocol_version\":\"" WIRE_PROTOCOL "\","
                    "\"implementation\":\"husk\",\"implementation_version\":\"" HUSK_VERSION "\","
@@ -198,8 +202,9 @@ answer_kernel_info(struct kernel *k, struct request *r)
                    "\"version\":3},\"nbconvert_exporter\":\"python\"},\"help_links\":["
                    "{\"text\":\"Python\",\"url\":\"https://docs.python.org/3\"},"
                    "{\"text\":\"IPython\",\"url\":\"https://ipython.org/documentation.html\"}],"
-                   "\"supported_features\":[],\"debugger\":false,\"banner\":",
-                   k->python.version) < 0 ||
+                   "\"supported_features\":[\"kernel subshells\"],\"debugger\":false,\"husk\":{\"containment\":\"%s\"},"
+                   "\"banner\":",
+                   k->python.version, kernel_containment(k)) < 0 ||
         json_quote((struct bytes){banner.data, banner.len}, &c) < 0 || buf_add(&c, "}", 1) < 0)
         abort();
     reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
@@ -221,12 +226,8 @@ answer_connect(struct kernel *k, struct request *r)
 static void
 answer_history(struct kernel *k, struct request *r)
 {
-    scoped(buf_release) struct buf c = {0};
-
-    if (buf_text(&c, "{\"status\":\"ok\",\"history\":") < 0 ||
-        history_answer(&k->history, request_content(r), &c) < 0 || buf_add(&c, "}", 1) < 0)
-        abort();
-    reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
+    k->aside.wanted = 1; /* somebody types here */
+    history_ask(k, r);
 }
 
 static void
@@ -240,7 +241,7 @@ static void
 answer_shutdown(struct kernel *k, struct request *r)
 {
     struct bytes value;
-    int restart = json_get(request_content(r), "restart", &value) == JSON_TRUE;
+    int restart = json_get(request_content(r), "restart", &value) == J_TRUE;
     char text[64];
 
     snprintf(text, sizeof text, "{\"status\":\"ok\",\"restart\":%s}", restart ? "true" : "false");
@@ -254,18 +255,6 @@ static void
 answer_no_debugger(struct kernel *k, struct request *r)
 {
     reply_error(k, r, "NotImplementedError", "husk has no debugger yet");
-}
-
-static void
-answer_no_subshells(struct kernel *k, struct request *r)
-{
-    reply_error(k, r, "NotImplementedError", "husk has no subshells yet");
-}
-
-static void
-answer_no_usage(struct kernel *k, struct request *r)
-{
-    reply_error(k, r, "NotImplementedError", "husk does not tell its usage yet");
 }
 
 /*** The table ***/
@@ -291,12 +280,8 @@ find_type(struct bytes name)
 static int
 check_request(struct request *r, struct err *err)
 {
-    struct bytes subshell;
-
     if (json_check_object(request_content(r), err) < 0)
         return err_wrap(err, "content");
-    if (json_get(request_header(r), "subshell_id", &subshell) == JSON_STRING)
-        return err_set(err, EINVAL, "there is no subshell %.*s", (int)subshell.len, subshell.data);
     return r->type->check(r, err);
 }
 
@@ -304,6 +289,7 @@ check_request(struct request *r, struct err *err)
 static void
 admit(struct kernel *k, enum channel channel, struct frames *frames, const struct wire_msg *msg)
 {
+    struct shell *shell = &k->main;
     struct request *r;
     struct err why;
 
@@ -316,6 +302,9 @@ admit(struct kernel *k, enum channel channel, struct frames *frames, const struc
         log_debug("refused %s: %s", r->type->name, why.text);
         reply_begin(k, r);
         reply_error(k, r, "InvalidRequest", why.text);
+    } else if (channel == SHELL && !(shell = shells_of_header(k, request_header(r), &why))) {
+        reply_begin(k, r);
+        reply_error(k, r, why.code == ENOENT ? "UnknownSubshellError" : "InvalidRequest", why.text);
     } else if (k->ending) {
         reply_begin(k, r);
         if (strcmp(r->type->name, "shutdown_request") == 0 || r->type == &unknown_type)
@@ -323,7 +312,8 @@ admit(struct kernel *k, enum channel channel, struct frames *frames, const struc
         else
             reply_error(k, r, "ShuttingDown", "the kernel is ending");
     } else if (r->type->frame) {
-        queue_put(&k->queue, r);
+        aside_expect(k, shell, r);
+        queue_put(&shell->queue, r);
     } else {
         reply_begin(k, r);
         r->type->answer(k, r);
@@ -346,6 +336,7 @@ take(struct kernel *k, enum channel channel)
         log_warning("dropped a message on %s: %s", channel_names[channel], why.text);
     else
         admit(k, channel, &frames, &msg);
+    k->last_asked = now_ms();
     frames_release(&frames);
     return 1;
 }
@@ -358,25 +349,50 @@ dispatch_socket(struct kernel *k, enum channel channel)
 }
 
 void
-dispatch_abort_arrived(struct kernel *k)
+dispatch_arrived(struct kernel *k)
 {
     while (take(k, SHELL))
         ;
-    for (struct request *r = k->queue.first; r; r = r->next)
+}
+
+void
+dispatch_abort_arrived(struct kernel *k, struct shell *s)
+{
+    dispatch_arrived(k);
+    for (struct request *r = s->queue.first; r; r = r->next)
         if (r->type->frame == FRAME_EXECUTE)
             r->aborted = 1;
 }
 
-/* An answer of the user. It must be to the question that is open: a late answer to another
- * one, or of another client, is passed over. */
+/* The shell whose question this message answers: one that is open, of this client, and the very one
+ * that the message names, if it names one. */
+static struct shell *
+find_question(struct kernel *k, const struct frames *frames, const struct wire_msg *msg)
+{
+    struct bytes parent;
+    int named = json_get(msg->part[WIRE_PARENT], "msg_id", &parent) == J_STRING;
+
+    for (struct shell *s = &k->main; s && msg->identities; s = s->next) {
+        const struct request *r = s->running;
+        if (!r || !s->input.open || r->msg.identities == 0 ||
+            (named && !json_string_is(parent, s->input.msg_id)))
+            continue;
+        if (frames->bytes[0].len == r->frames.bytes[0].len &&
+            memcmp(frames->bytes[0].data, r->frames.bytes[0].data, frames->bytes[0].len) == 0)
+            return s;
+    }
+    return NULL;
+}
+
+/* An answer of the user. A late one to another question, or of another client, is passed over. */
 void
 dispatch_stdin(struct kernel *k)
 {
     scoped(frames_release) struct frames frames = {0};
     scoped(buf_release) struct buf text = {0};
-    struct request *r = k->interp.running;
-    struct bytes value, parent;
+    struct bytes value;
     struct wire_msg msg;
+    struct shell *s;
     struct err why;
 
     if (!frames_recv(&frames, k->sockets.socket[STDIN]))
@@ -385,18 +401,11 @@ dispatch_stdin(struct kernel *k)
         log_warning("dropped a message on stdin: %s", why.text);
         return;
     }
-    if (!k->input.open || !r || !json_string_is(msg.msg_type, "input_reply"))
-        return;
-    if (json_get(msg.part[WIRE_PARENT], "msg_id", &parent) == JSON_STRING &&
-        !json_string_is(parent, k->input.msg_id))
-        return;
-    if (msg.identities == 0 || r->msg.identities == 0 ||
-        frames.bytes[0].len != r->frames.bytes[0].len ||
-        memcmp(frames.bytes[0].data, r->frames.bytes[0].data, frames.bytes[0].len) != 0)
+    if (!json_string_is(msg.msg_type, "input_reply") || !(s = find_question(k, &frames, &msg)))
         return;
     if (json_check_object(msg.part[WIRE_CONTENT], &why) < 0 ||
-        json_get(msg.part[WIRE_CONTENT], "value", &value) != JSON_STRING ||
+        json_get(msg.part[WIRE_CONTENT], "value", &value) != J_STRING ||
         json_unescape(value, &text) < 0)
         return;
-    interp_answer_input(k, (struct bytes){text.data, text.len}, 0);
+    interp_answer_input(k, s, (struct bytes){text.data, text.len}, 0);
 }

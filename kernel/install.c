@@ -26,6 +26,7 @@ struct install {
     const char *display; /* what people see */
     char **rest;         /* options for `husk kernel`, from the command line */
     int nrest;
+    struct strv sandbox; /* the same, as they go into the kernelspec */
 };
 
 static void
@@ -82,12 +83,65 @@ read_arguments(int argc, char **argv, struct install *in, struct err *err)
         if (r == 0)
             in->rest[in->nrest++] = argv[i];
     }
+    for (int i = 0; i < argc; i++) {
+        json_t *text = json_string(argv[i]);
+        if (!text)
+            return err_set(err, EINVAL, "argument %d is not UTF-8", i + 1);
+        json_decref(text);
+    }
+    if (in->prefix && !*in->prefix)
+        return err_set(err, EINVAL, "--prefix is empty");
     if (in->user + in->sys_prefix + (in->prefix != NULL) > 1)
         return err_set(err, EINVAL, "only one of --user, --sys-prefix and --prefix");
     if (!*in->name || *in->name == '.' || strspn(in->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                        "0123456789-_.") != strlen(in->name))
         return err_set(err, EINVAL, "'%s' is no name for a kernelspec (letters, digits, - _ .)",
                        in->name);
+    return 0;
+}
+
+/* A path that is relative to where the user types it means nothing where a client starts us. Not
+ * resolved: a virtual environment's python is a link, and must stay one. Caller frees. */
+static char *
+keep_value(const char *name, int len, const char *value, struct err *err)
+{
+    int python = len == 8 && strncmp(name, "--python", 8) == 0;
+    int workdir = (len == 9 && strncmp(name, "--workdir", 9) == 0) ||
+                  (len == 7 && strncmp(name, "--image", 7) == 0);
+    char here[PATH_MAX], *kept = NULL;
+
+    if (len == 7 && strncmp(name, "--mount", 7) == 0)
+        return options_mount_in_full(value, err);
+    if ((!python && !workdir) || *value == '/' || (python && !strchr(value, '/')))
+        kept = strdup(value);
+    else if (getcwd(here, sizeof here) && asprintf(&kept, "%s/%s", here, value) < 0)
+        kept = NULL;
+    if (!kept)
+        err_errno(err, "keep '%s'", value);
+    return kept;
+}
+
+/* The sandbox options as they were typed, but with absolute paths. */
+static int
+check_sandbox_options(struct install *in, const struct options *o, struct err *err)
+{
+    if (o->connection_file)
+        return err_set(err, EINVAL, "the connection file is the client's to give");
+    for (int i = 0; i < in->nrest; i++) {
+        const char *word = in->rest[i], *equals = strchr(word, '=');
+        int len = equals ? (int)(equals - word) : (int)strlen(word), bad;
+        const char *value = equals ? equals + 1 : in->rest[++i];
+        scoped(str_free) char *kept = keep_value(word, len, value, err);
+
+        if (!kept)
+            return -1;
+        if (equals)
+            bad = strv_addf(&in->sandbox, "%.*s=%s", len, word, kept) < 0;
+        else
+            bad = strv_add(&in->sandbox, word) < 0 || strv_add(&in->sandbox, kept) < 0;
+        if (bad)
+            return err_errno(err, "keep '%s'", word);
+    }
     return 0;
 }
 
@@ -100,9 +154,9 @@ find_directory(const struct install *in, char *into, size_t size, struct err *er
 
     if (in->sys_prefix) {
         prefix = getenv("VIRTUAL_ENV");
-        if (!prefix)
+        if (!prefix || !*prefix)
             prefix = getenv("CONDA_PREFIX");
-        if (!prefix)
+        if (!prefix || !*prefix)
             return err_set(err, ENOENT, "--sys-prefix: no virtual environment is active "
                                         "(neither VIRTUAL_ENV nor CONDA_PREFIX is set)");
     }
@@ -124,13 +178,14 @@ make_spec(const struct install *in)
 
     json_array_append_new(argv, json_string(paths_program()));
     json_array_append_new(argv, json_string("kernel"));
-    for (int i = 0; i < in->nrest; i++)
-        json_array_append_new(argv, json_string(in->rest[i]));
+    for (size_t i = 0; i < in->sandbox.len; i++)
+        json_array_append_new(argv, json_string(in->sandbox.item[i]));
     json_array_append_new(argv, json_string("-f"));
     json_array_append_new(argv, json_string("{connection_file}"));
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:{}, s:{s:b}}", "argv", argv, "display_name",
+    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:{}, s:{s:b, s:[s]}}", "argv", argv, "display_name",
                      in->display, "language", "python", "interrupt_mode", "message",
-                     "kernel_protocol_version", WIRE_PROTOCOL ".0", "env", "metadata", "debugger", 0);
+                     "kernel_protocol_version", WIRE_PROTOCOL ".0", "env", "metadata", "debugger", 0,
+                     "supported_encryption", "curve");
 }
 
 static int
@@ -191,6 +246,26 @@ copy_logos(const char *directory, struct err *err)
     return 0;
 }
 
+/* What an older kernelspec of the name had and this one has not. */
+static void
+remove_others(const char *directory)
+{
+    static const char *const ours[] = {".", "..", "kernel.json", "logo-32x32.png", "logo-64x64.png",
+                                       "logo-svg.svg"};
+    DIR *dir = opendir(directory);
+    struct dirent *d;
+
+    while (dir && (d = readdir(dir))) {
+        int keep = 0;
+        for (size_t i = 0; i < countof(ours); i++)
+            keep |= strcmp(ours[i], d->d_name) == 0;
+        if (!keep)
+            unlinkat(dirfd(dir), d->d_name, 0); /* a directory in it is not ours to judge */
+    }
+    if (dir)
+        closedir(dir);
+}
+
 static int
 install(const struct install *in, struct err *err)
 {
@@ -205,6 +280,7 @@ install(const struct install *in, struct err *err)
         make_parents(directory, err) < 0 || copy_logos(directory, err) < 0 ||
         write_file(directory, "kernel.json", text, strlen(text), err) < 0)
         return -1;
+    remove_others(directory);
     printf("Installed kernelspec %s in %s\n", in->name, directory);
     return 0;
 }
@@ -227,11 +303,13 @@ install_command(int argc, char **argv)
         return EXIT_SYSTEM;
     /* The sandbox options must be right now, not when a notebook is opened. */
     if (read_arguments(argc, argv, &in, &err) == 0 &&
-        options_read(in.nrest, in.rest, &checked, &err) == 0)
+        options_read(in.nrest, in.rest, 1, &checked, &err) == 0 &&
+        check_sandbox_options(&in, &checked, &err) == 0)
         r = install(&in, &err) < 0 ? EXIT_SYSTEM : EXIT_OK;
     if (r != EXIT_OK)
         log_error("%s", err.text);
     options_release(&checked);
+    strv_release(&in.sandbox);
     free(in.rest);
     return r;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <errno.h>
+#include <linux/audit.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,11 +10,16 @@
 
 #include "base/log.h"
 #include "kernel/exits.h"
-#include "kernel/json.h"
+#include "base/json.h"
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
 
 #define HANG_UP_MS 1000
+#define LEAVE_MS 250    /* after exit: clients look at the reply only while the kernel lives */
+#define X32_BIT 0x40000000u /* in the numbers of x32: __X32_SYSCALL_BIT of <asm/unistd.h> */
+#define DEATH_TEXT 800  /* bytes */
+/* Ignored by who does not expect it, children of cells for instance. See wall/interp.h. */
+#define SIGNAL_LOOK SIGWINCH
 #define LAST_WORDS 4096 /* bytes kept of what an interpreter prints before HELLO */
 
 /*** What it says ***/
@@ -50,7 +56,9 @@ on_hello(struct kernel *k, const struct frame *f, struct err *err)
     k->interp.state = INTERP_READY;
     k->interp.failures = 0;
     k->interp.last_words.len = 0;
-    if (json_get(about, "plain", &why) == JSON_STRING && json_unescape(why, &text) == 0 &&
+    for (struct shell *s = k->debugger.next; s; s = s->next)
+        interp_open_shell(k, s);
+    if (json_get(about, "plain", &why) == J_STRING && json_unescape(why, &text) == 0 &&
         buf_string(&text))
         log_warning("IPython cannot be used in this Python (%s); plain mode: pip install ipython",
                     (char *)text.data);
@@ -74,6 +82,19 @@ static const char *const publications[FRAME_LIMIT] = {
     [FRAME_CLOSE_COMM] = "comm_close",
 };
 
+/* For history_request with output; pictures have a text, too. */
+static void
+note_output(struct kernel *k, uint32_t slot, struct bytes content)
+{
+    struct bytes data, text;
+    struct request *r;
+
+    if (shells_of_slot(k, slot, &r) && r->store_history &&
+        json_get(content, "data", &data) == J_OBJECT &&
+        json_get(data, "text/plain", &text) == J_STRING)
+        history_set_output(&k->history, r->count, text);
+}
+
 static int
 on_publish(struct kernel *k, const struct frame *f, struct err *err)
 {
@@ -84,6 +105,8 @@ on_publish(struct kernel *k, const struct frame *f, struct err *err)
     frame_next(f, &at, &metadata);
     if (json_check_object(content, err) < 0 || json_check_object(metadata, err) < 0)
         return err_wrap(err, "%s", publications[f->number]);
+    if (f->number == FRAME_EXECUTE_RESULT)
+        note_output(k, f->slot, content);
     while (frame_next(f, &at, &buffers[n]))
         if (++n == size) {
             struct bytes *more = calloc(2 * size, sizeof *more);
@@ -102,48 +125,95 @@ on_publish(struct kernel *k, const struct frame *f, struct err *err)
     return 0;
 }
 
-static int
-check_running(struct kernel *k, const struct frame *f, struct err *err)
+/* The shell in which the frame's request runs; NULL with err set if it runs in none. */
+static struct shell *
+check_running(struct kernel *k, const struct frame *f, struct request **ret, struct err *err)
 {
-    if (!k->interp.running || f->slot != k->interp.running->slot)
-        return err_set(err, EPROTO, "%s for a request that is not running",
-                       interp_rules[f->number].name);
-    return 0;
+    struct shell *s = shells_of_slot(k, f->slot, ret);
+
+    if (!s)
+        err_set(err, EPROTO, "%s for a request that is not running", interp_rules[f->number].name);
+    return s;
 }
 
+/* 0 if the question went out, -1 if the client's stdin is not connected. */
 static int
-on_input(struct kernel *k, const struct frame *f, struct err *err)
+send_question(struct kernel *k, struct shell *s)
 {
-    struct bytes content = frame_part(f, 0), part[WIRE_PARTS];
+    struct request *r = s->running;
+    struct bytes part[WIRE_PARTS];
     scoped(buf_release) struct buf header = {0};
-    struct request *r = k->interp.running;
     void *socket = k->sockets.socket[STDIN];
     char sig[WIRE_SIGNATURE];
 
-    if (check_running(k, f, err) < 0)
+    if (r->msg.identities == 0 || send_bytes(socket, r->frames.bytes[0], 1) < 0)
         return -1;
-    if (json_check_object(content, err) < 0)
-        return err_wrap(err, "INPUT_REQUEST");
-    if (!r->allow_stdin) {
-        interp_answer_input(k, BYTES("this client takes no questions"), 1);
-        return 0;
-    }
-    iopub_flush(&k->iopub, 1);
     if (wire_header(k->wire, "input_request", &header) < 0)
         abort();
-    snprintf(k->input.msg_id, sizeof k->input.msg_id, "%s", wire_last_id(k->wire));
-    k->input.open = 1;
+    snprintf(s->input.msg_id, sizeof s->input.msg_id, "%s", wire_last_id(k->wire));
     part[WIRE_HEADER] = (struct bytes){header.data, header.len};
     part[WIRE_PARENT] = request_header(r);
     part[WIRE_METADATA] = BYTES("{}");
-    part[WIRE_CONTENT] = content;
+    part[WIRE_CONTENT] = (struct bytes){s->input.content.data, s->input.content.len};
     wire_sign(k->wire, part, sig);
-    for (size_t i = 0; i < r->msg.identities; i++)
+    for (size_t i = 1; i < r->msg.identities; i++)
         send_bytes(socket, r->frames.bytes[i], 1);
     send_bytes(socket, BYTES(WIRE_DELIMITER), 1);
     send_bytes(socket, bytes_of(sig), 1);
     for (int i = 0; i < WIRE_PARTS; i++)
         send_bytes(socket, part[i], i + 1 < WIRE_PARTS);
+    return 0;
+}
+
+static void
+ask(struct kernel *k, struct shell *s, int64_t now)
+{
+    struct input *input = &s->input;
+
+    if (!input->open || !input->retry || now < input->retry || !s->running)
+        return;
+    if (send_question(k, s) == 0)
+        input->retry = 0;
+    else if (now >= input->give_up)
+        interp_answer_input(k, s, BYTES("the client has no stdin channel"), 1);
+    else
+        input->retry = now + INPUT_RETRY_MS;
+}
+
+void
+interp_ask(struct kernel *k)
+{
+    int64_t now = now_ms();
+
+    for (struct shell *s = &k->main; s; s = s->next)
+        ask(k, s, now);
+}
+
+static int
+on_input(struct kernel *k, const struct frame *f, struct err *err)
+{
+    struct bytes content = frame_part(f, 0);
+    struct request *r;
+    struct shell *s = check_running(k, f, &r, err);
+
+    if (!s)
+        return -1;
+    if (r != s->running)
+        return err_set(err, EPROTO, "INPUT_REQUEST for a comm message");
+    if (json_check_object(content, err) < 0)
+        return err_wrap(err, "INPUT_REQUEST");
+    if (!r->allow_stdin) {
+        interp_answer_input(k, s, BYTES("this client takes no questions"), 1);
+        return 0;
+    }
+    iopub_flush(&k->iopub, 1);
+    s->input.content.len = 0;
+    if (buf_add(&s->input.content, content.data, content.len) < 0)
+        abort();
+    s->input.open = 1;
+    s->input.retry = now_ms();
+    s->input.give_up = s->input.retry + INPUT_PATIENCE_MS;
+    interp_ask(k);
     return 0;
 }
 
@@ -154,7 +224,7 @@ add_count(struct request *r, struct bytes content, int timed_out, struct buf *re
     struct bytes value;
 
     if (r->type->frame != FRAME_EXECUTE || content.len < 3 ||
-        json_get(content, "execution_count", &value) != JSON_NONE)
+        json_get(content, "execution_count", &value) != J_NONE)
         return buf_add(ret, content.data, content.len);
     while (content.data[0] != '{') {
         content.data++;
@@ -167,41 +237,69 @@ add_count(struct request *r, struct bytes content, int timed_out, struct buf *re
 }
 
 static void
-finish_execute(struct kernel *k, struct request *r, const char *status, uint32_t next)
+finish_execute(struct kernel *k, struct shell *s, struct request *r, const char *status,
+               uint32_t next)
 {
-    struct bytes code;
-
-    if (r->store_history) {
-        if (next == r->count + 1)
-            k->next_count = next;
-        if (json_get(request_content(r), "code", &code) == JSON_STRING)
-            (void)history_add(&k->history, r->count, code);
-    }
+    if (r->store_history && next == r->count + 1 && next > k->next_count)
+        k->next_count = next;
+    aside_cell_ended(k, r->count);
     if (strcmp(status, "ok") != 0 && r->stop_on_error && !r->silent)
-        dispatch_abort_arrived(k);
+        dispatch_abort_arrived(k, s);
+}
+
+static void
+begin_cost(struct kernel *k, struct request *r)
+{
+    r->began = now_us();
+    usage_reset_peak(k->box.usage);
+    r->cost.throttled_us = usage_read(k->box.usage).throttled_us;
+}
+
+/* `said` is the interpreter's own account, an object; a dead one says nothing. */
+static void
+end_cost(struct kernel *k, struct request *r, struct bytes said)
+{
+    struct usage now;
+    struct bytes value;
+    int64_t number;
+
+    if (!r->began)
+        return; /* no cell: nothing is read for it */
+    now = usage_read(k->box.usage);
+    r->cost.wall_us = now_us() - r->began;
+    r->cost.throttled_us = now.throttled_us < 0 ? 0 : now.throttled_us - r->cost.throttled_us;
+    r->cost.peak = now.peak;
+    if (json_get(said, "cpu_us", &value) == J_NUMBER && json_int64(value, &number) == 0 && number > 0)
+        r->cost.cpu_us = number;
+    if (!now.peak && json_get(said, "peak", &value) == J_NUMBER && json_int64(value, &number) == 0 &&
+        number > 0)
+        r->cost.peak = (uint64_t)number;
 }
 
 static int
 on_reply(struct kernel *k, const struct frame *f, struct err *err)
 {
     scoped(buf_release) struct buf content = {0};
-    struct request *r = k->interp.running;
+    struct request *r;
+    struct shell *s = check_running(k, f, &r, err);
     struct bytes said = frame_part(f, 0), value;
     const char *status = "ok";
-    int timed_out = k->interp.watch.limit_struck;
+    int timed_out = s && r == s->running && s->watch.limit_struck;
 
-    if (check_running(k, f, err) < 0)
+    if (!s)
         return -1;
-    if (json_check_object(said, err) < 0)
+    if (json_check_object(said, err) < 0 || json_check_object(frame_part(f, 1), err) < 0)
         return err_wrap(err, "REPLY");
-    watch_stop(k);
-    if (json_get(said, "status", &value) == JSON_STRING && json_string_is(value, "error"))
+    end_cost(k, r, frame_part(f, 1));
+    if (r->store_history && json_get(frame_part(f, 1), "source", &value) == J_STRING)
+        history_set_source(&k->history, r->count, value);
+    if (r == s->running)
+        watch_stop(s);
+    if (json_get(said, "status", &value) == J_STRING && json_string_is(value, "error"))
         status = "error";
-    k->interp.running = NULL;
-    k->interp.state = INTERP_READY;
-    k->input.open = 0;
+    shell_forget(s, r);
     if (r->type->frame == FRAME_EXECUTE)
-        finish_execute(k, r, status, f->value);
+        finish_execute(k, s, r, status, f->value);
     if (r->type->reply == NULL) {
         iopub_flush(&k->iopub, 1);
         reply_none(k, r);
@@ -211,10 +309,23 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
         reply_content(k, r, (struct bytes){content.data, content.len}, status);
     }
     if (k->leave && !k->keep_after_leave)
-        kernel_end(k);
+        k->leave_at = now_ms() + LEAVE_MS;
     k->leave = 0;
-    if (!k->ending)
-        interp_feed(k);
+    shells_sweep(k);
+    interp_feed(k);
+    return 0;
+}
+
+static int
+on_awaits(struct kernel *k, const struct frame *f, struct err *err)
+{
+    struct request *r;
+    struct shell *s = check_running(k, f, &r, err);
+
+    if (!s)
+        return -1;
+    s->awaits = r == s->running;
+    interp_feed(k);
     return 0;
 }
 
@@ -223,6 +334,30 @@ on_leave(struct kernel *k, const struct frame *f, struct err *err)
 {
     k->leave = 1;
     k->keep_after_leave = f->value == 1;
+    return 0;
+}
+
+/* As ipykernel's %connect_info, without the key. */
+static int
+on_connect_info(struct kernel *k, const struct frame *f, struct err *err)
+{
+    scoped(buf_release) struct buf text = {0};
+    struct request *r;
+    int bad;
+
+    if (!check_running(k, f, &r, err))
+        return -1;
+    bad = buf_text(&text, "{\n  \"transport\": ") < 0 ||
+          json_quote(bytes_of(k->conn.transport), &text) < 0 || buf_text(&text, ",\n  \"ip\": ") < 0 ||
+          json_quote(bytes_of(k->conn.ip), &text) < 0;
+    for (int i = 0; i < CHANNELS; i++)
+        bad = bad || buf_printf(&text, ",\n  \"%s_port\": %d", channel_names[i], k->conn.port[i]) < 0;
+    if (bad ||
+        buf_printf(&text, ",\n  \"signature_scheme\": \"%s\"\n}\n\nThe key is not shown, as no cell may "
+                          "know it. Connect with:\n    $> jupyter <app> --existing %s\n",
+                   k->conn.scheme, k->options.connection_file) < 0)
+        abort();
+    iopub_text(&k->iopub, STREAM_STDOUT, r->slot, request_header(r), (struct bytes){text.data, text.len});
     return 0;
 }
 
@@ -247,14 +382,9 @@ phase(void *self)
 {
     const struct kernel *k = self;
 
-    switch (k->interp.state) {
-    case INTERP_STARTING:
+    if (k->interp.state == INTERP_STARTING)
         return INTERP_BOOT;
-    case INTERP_RUNNING:
-        return INTERP_BUSY;
-    default:
-        return INTERP_IDLE;
-    }
+    return shells_busy(k) ? INTERP_BUSY : INTERP_IDLE;
 }
 
 static int
@@ -262,7 +392,8 @@ is_full(void *self)
 {
     const struct kernel *k = self;
 
-    return iopub_blocked(&k->iopub);
+    /* What a dead one left is taken to its end: it is not much. */
+    return !k->interp.gone && iopub_blocked(&k->iopub);
 }
 
 /* The interpreter is broken or hostile: it ends, and its death will name the rule. */
@@ -298,31 +429,101 @@ interp_run(struct kernel *k)
 
 /*** What it is told ***/
 
+/* 0, or -1 if the other end is closed. */
+static int
+flush(struct outbox *out, int socket)
+{
+    while (out->used < out->buf.len) {
+        ssize_t n = send(socket, out->buf.data + out->used, out->buf.len - out->used,
+                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -1;
+        out->used += (size_t)n;
+    }
+    out->buf.len = out->used = 0;
+    if (out->buf.size > 1 << 20)
+        buf_release(&out->buf);
+    return 0;
+}
+
 void
 interp_flush(struct kernel *k)
 {
     struct interp *in = &k->interp;
 
-    while (in->out_used < in->out.len) {
-        ssize_t n = send(in->timeline.socket, in->out.data + in->out_used,
-                         in->out.len - in->out_used, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return; /* full: later; gone: its death is on the way */
-        in->out_used += (size_t)n;
+    if (in->timeline.socket < 0)
+        return;
+    (void)flush(&in->out, in->timeline.socket); /* gone: its death is on the way */
+    if (flush(&in->side, in->timeline.side) < 0) {
+        in->side.buf.len = in->side.used = 0;
+        if (!in->hung_up)
+            in->hung_up = now_ms() + HANG_UP_MS; /* as for the other one, see interp_run() */
     }
-    in->out.len = in->out_used = 0;
-    if (in->out.size > 1 << 20)
-        buf_release(&in->out);
 }
 
 static void
-tell(struct kernel *k, struct frame f, const struct bytes *parts, size_t n)
+tell_through(struct kernel *k, struct outbox *out, struct frame f, const struct bytes *parts, size_t n)
 {
-    if (frame_add(&k->interp.out, f, parts, n) < 0)
+    if (frame_add(&out->buf, f, parts, n) < 0)
         abort();
     interp_flush(k);
+}
+
+/* To the thread that serves the shell. */
+static void
+tell(struct kernel *k, const struct shell *s, struct frame f, const struct bytes *parts, size_t n)
+{
+    f.mark = s->number;
+    tell_through(k, s->number == MAIN_SHELL ? &k->interp.out : &k->interp.side, f, parts, n);
+}
+
+/* Signals the interpreter's process group. */
+static void
+signal_interp(struct kernel *k, int number)
+{
+    struct err err;
+
+    if (box_signal(&k->box, k->interp.slot, number, &err) < 0)
+        log_warning("signal %d: %s", number, err.text);
+}
+
+/* The main thread hears it when it comes to its socket; one that runs a cell is asked to. Who is
+ * there already, the thread beside it, hears it at once. */
+void
+interp_open_shell(struct kernel *k, struct shell *s)
+{
+    struct frame f = {.number = FRAME_OPEN_SHELL, .value = s->number, .mark = s->number};
+    struct bytes id = bytes_of(s->id);
+
+    if (k->interp.state != INTERP_READY || s->deleted)
+        return;
+    tell_through(k, &k->interp.side, f, &id, 1);
+    tell_through(k, &k->interp.out, f, &id, 1);
+    if (k->main.running)
+        signal_interp(k, SIGNAL_LOOK);
+}
+
+void
+interp_close_shell(struct kernel *k, struct shell *s)
+{
+    struct frame f = {.number = FRAME_CLOSE_SHELL, .value = s->number, .mark = s->number};
+
+    if (k->interp.state != INTERP_READY)
+        return;
+    tell_through(k, &k->interp.side, f, NULL, 0);
+    if (!s->running && !s->guests.first)
+        tell_through(k, &k->interp.out, f, NULL, 0);
+}
+
+/* The same for the thread of aside.c. */
+void
+interp_call_aside(struct kernel *k)
+{
+    tell(k, &k->main, (struct frame){.number = FRAME_LISTEN}, NULL, 0);
+    if (k->main.running)
+        signal_interp(k, SIGNAL_LOOK);
 }
 
 /* busy and execute_input. */
@@ -353,12 +554,32 @@ refuse_too_large(struct kernel *k, struct request *r, size_t size)
     reply_error(k, r, "RequestTooLarge", text);
 }
 
+/* Cells of several shells that run at the same time have numbers of their own. */
+static uint32_t
+next_number(const struct kernel *k)
+{
+    uint32_t next = k->next_count;
+
+    for (const struct shell *s = &k->main; s; s = s->next)
+        if (s->running && s->running->type->frame == FRAME_EXECUTE && s->running->store_history &&
+            s->running->count >= next)
+            next = s->running->count + 1;
+    return next;
+}
+
+static int
+is_comm(const struct request *r)
+{
+    return r->type->frame == FRAME_COMM_OPEN || r->type->frame == FRAME_COMM_MSG ||
+           r->type->frame == FRAME_COMM_CLOSE;
+}
+
 /* The request goes first and is announced while the interpreter wakes up: what it answers is
  * not looked at before we are through here. */
 static void
-give(struct kernel *k, struct request *r)
+give(struct kernel *k, struct shell *s, struct request *r)
 {
-    struct bytes few[16], *parts = few;
+    struct bytes few[16], *parts = few, code;
     struct frame f = {.number = (uint16_t)r->type->frame, .slot = r->slot};
     size_t n = 3 + r->msg.buffers;
 
@@ -370,65 +591,112 @@ give(struct kernel *k, struct request *r)
     for (size_t i = 0; i < r->msg.buffers; i++)
         parts[3 + i] = r->frames.bytes[r->msg.first_buffer + i];
     if (r->type->frame == FRAME_EXECUTE) {
-        r->count = k->next_count;
+        r->count = next_number(k);
         f.value = (r->count & EXECUTE_COUNT) | (r->silent ? EXECUTE_SILENT : 0) |
                   (r->store_history ? EXECUTE_STORE : 0);
     }
     if (frame_payload(parts, n) > WALL_MESSAGE) {
         refuse_too_large(k, r, frame_payload(parts, n));
     } else {
-        parents_add(&k->parents, r->slot, request_header(r));
-        k->interp.running = r;
-        k->interp.state = INTERP_RUNNING;
-        tell(k, f, parts, n);
+        /* What C code writes, and threads of nobody, belongs to the cell that people look at. */
+        parents_add(&k->parents, r->slot, request_header(r), s == &k->main || !k->main.running);
+        if (s->running)
+            queue_put(&s->guests, r);
+        else
+            s->running = r;
+        if (r->type->frame == FRAME_EXECUTE)
+            begin_cost(k, r);
+        if (r->store_history && json_get(request_content(r), "code", &code) == J_STRING)
+            history_add(&k->history, r->count, code);
+        tell(k, s, f, parts, n);
         announce(k, r);
         if (r->type->frame == FRAME_EXECUTE)
-            watch_start(k);
+            watch_start(k, s);
     }
     if (parts != few)
         free(parts);
 }
 
-void
-interp_feed(struct kernel *k)
+static void
+feed(struct kernel *k, struct shell *s)
 {
+    int ready = k->interp.state == INTERP_READY && !k->interp.gone && !k->interp.broken.code;
     struct request *r;
 
     /* Before the interpreter is there requests wait; those that an error aborted need none. */
-    while (((k->interp.state == INTERP_READY && !k->interp.gone && !k->interp.broken.code) ||
-            (k->queue.first && k->queue.first->aborted)) &&
-           (r = queue_take(&k->queue))) {
+    while (((ready && !s->running) || (s->queue.first && s->queue.first->aborted)) &&
+           (r = queue_take(&s->queue))) {
         if (r->aborted) {
             reply_begin(k, r);
             reply_aborted(k, r);
         } else {
-            give(k, r);
+            give(k, s, r);
+        }
+    }
+}
+
+/* Comm messages of a shell whose cell awaits go past the cells that wait. */
+static void
+feed_guests(struct kernel *k, struct shell *s)
+{
+    struct request *r = s->queue.first, *next;
+
+    for (; r && s->running && s->awaits && k->interp.state == INTERP_READY && !k->interp.gone &&
+           !k->interp.broken.code; r = next) {
+        next = r->next;
+        if (is_comm(r)) {
+            (void)queue_take_slot(&s->queue, r->slot);
+            give(k, s, r);
         }
     }
 }
 
 void
-interp_answer_input(struct kernel *k, struct bytes text, int refused)
+interp_feed(struct kernel *k)
 {
-    struct frame f = {.number = FRAME_INPUT_REPLY, .slot = k->interp.running->slot,
-                      .value = refused ? 1 : 0};
-
-    k->input.open = 0;
-    tell(k, f, &text, 1);
+    if (k->ending || k->leave_at)
+        return; /* what waits is answered at the end */
+    for (struct shell *s = &k->main; s; s = s->next) {
+        feed(k, s);
+        feed_guests(k, s);
+    }
 }
 
 void
+interp_answer_input(struct kernel *k, struct shell *s, struct bytes text, int refused)
+{
+    struct frame f = {.number = FRAME_INPUT_REPLY, .slot = s->running->slot,
+                      .value = refused ? 1 : 0};
+
+    s->input.open = 0;
+    s->input.retry = 0;
+    tell(k, s, f, &text, 1);
+}
+
+void
+interp_interrupt_shell(struct kernel *k, struct shell *s)
+{
+    if (k->interp.state != INTERP_READY || !s->running)
+        return;
+    if (s->number == MAIN_SHELL) {
+        signal_interp(k, SIGINT);
+        signal_interp(k, SIGCONT); /* a cell that stopped itself would not hear it */
+    } else {
+        tell(k, s, (struct frame){.number = FRAME_INTERRUPT}, NULL, 0);
+    }
+    watch_interrupted(s);
+}
+
+/* The button stops what a person looks at. Only if that is nothing, what runs beside it. */
+void
 interp_interrupt(struct kernel *k)
 {
-    struct err err;
-
-    if (k->interp.state != INTERP_RUNNING)
+    if (k->main.running) {
+        interp_interrupt_shell(k, &k->main);
         return;
-    /* A cell that stopped itself would not hear it. */
-    if (box_signal(&k->box, k->interp.slot, SIGINT, &err) < 0 ||
-        box_signal(&k->box, k->interp.slot, SIGCONT, &err) < 0)
-        log_warning("interrupt: %s", err.text);
-    watch_interrupted(k);
+    }
+    for (struct shell *s = k->debugger.next; s; s = s->next)
+        interp_interrupt_shell(k, s);
 }
 
 void
@@ -437,14 +705,14 @@ interp_shutdown(struct kernel *k)
     if (k->interp.state < INTERP_STARTING || k->interp.state == INTERP_DEAD)
         return;
     interp_interrupt(k);
-    tell(k, (struct frame){.number = FRAME_SHUTDOWN}, NULL, 0);
+    tell(k, &k->main, (struct frame){.number = FRAME_SHUTDOWN}, NULL, 0);
 }
 
 /*** Birth ***/
 
 /* Variables that cells see. Everything else stays outside: tokens and keys live in variables. */
 static const char *const passed_on[] = {"LANG",         "LANGUAGE",   "TZ",
-                                        "PYTHONPATH",   "VIRTUAL_ENV", "CONDA_PREFIX",
+                                        "VIRTUAL_ENV",  "CONDA_PREFIX",
                                         "CONDA_DEFAULT_ENV", "PYTHONHASHSEED", "PYTHONUTF8",
                                         "PYTHONWARNINGS", "MPLBACKEND", "OMP_NUM_THREADS",
                                         "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
@@ -452,10 +720,38 @@ static const char *const passed_on[] = {"LANG",         "LANGUAGE",   "TZ",
                                         "JPY_SESSION_NAME"};
 extern char **environ;
 
+/* Python looks for the user's own packages below HOME; where HOME is another one inside, it is told
+ * where they are. */
 static int
-add_environment(struct kernel *k, struct strv *v)
+add_python_path(const struct kernel *k, struct strv *v)
 {
-    const char *home = paths_home(), *base = getenv("PYTHONUSERBASE");
+    const char *said = getenv("PYTHONPATH"), *home = paths_home();
+    scoped(buf_release) struct buf all = {0};
+    int bad = said && buf_text(&all, said) < 0;
+
+    for (size_t i = 0; !bad && strcmp(k->home, home) != 0 && i < k->python.paths.len; i++) {
+        const char *path = k->python.paths.item[i];
+        size_t len = strlen(home);
+        if (strncmp(path, home, len) == 0 && strncmp(path + len, "/.local/", 8) == 0)
+            bad = buf_printf(&all, "%s%s", all.len ? ":" : "", path) < 0;
+    }
+    if (bad || all.len == 0)
+        return bad ? -1 : 0;
+    return strv_addf(v, "PYTHONPATH=%s", buf_string(&all));
+}
+
+/* A place of the host, that is another one in an image or none. */
+static int
+names_a_place(const char *variable)
+{
+    return strcmp(variable, "VIRTUAL_ENV") == 0 || strcmp(variable, "CONDA_PREFIX") == 0 ||
+           strcmp(variable, "CONDA_DEFAULT_ENV") == 0;
+}
+
+int
+interp_environment(struct kernel *k, struct strv *v)
+{
+    const char *base = k->image ? NULL : getenv("PYTHONUSERBASE"), *user = k->image ? "root" : "user";
     scoped(str_free) char *directory = strdup(k->python.executable);
     int bad = !directory;
 
@@ -463,17 +759,23 @@ add_environment(struct kernel *k, struct strv *v)
         *strrchr(directory, '/') = 0;
     bad = bad || strv_addf(v, "PATH=%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                            directory) < 0 ||
-          strv_addf(v, "HOME=%s", home) < 0 || strv_add(v, "USER=user") < 0 ||
-          strv_add(v, "LOGNAME=user") < 0 || strv_add(v, "SHELL=/bin/bash") < 0 ||
+          strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
+          strv_addf(v, "LOGNAME=%s", user) < 0 || strv_add(v, "SHELL=/bin/bash") < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
+          strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu",
+                    (unsigned long long)k->options.memory, (unsigned long long)k->options.pids,
+                    (unsigned long long)k->options.files, (unsigned long long)k->options.disk) < 0 ||
           strv_add(v, "TERM=xterm-color") < 0 ||
           strv_add(v, "GIT_OPTIONAL_LOCKS=0") < 0; /* .git is read-only: status need not write */
+    if (*k->tmp)
+        bad = bad || strv_addf(v, "TMPDIR=%s", k->tmp) < 0;
     if (base)
         bad = bad || strv_addf(v, "PYTHONUSERBASE=%s", base) < 0;
     if (!getenv("MPLBACKEND"))
         bad = bad || strv_add(v, "MPLBACKEND=module://matplotlib_inline.backend_inline") < 0;
+    bad = bad || (!k->image && add_python_path(k, v) < 0);
     for (size_t i = 0; !bad && i < countof(passed_on); i++)
-        if (getenv(passed_on[i]))
+        if (getenv(passed_on[i]) && !(k->image && names_a_place(passed_on[i])))
             bad = strv_addf(v, "%s=%s", passed_on[i], getenv(passed_on[i])) < 0;
     for (char **e = environ; !bad && *e; e++)
         if (strncmp(*e, "LC_", 3) == 0)
@@ -499,12 +801,13 @@ interp_start(struct kernel *k)
     int r;
 
     if (strv_add(&argv, k->python.executable) < 0 || strv_add(&argv, paths_glue()) < 0 ||
-        add_environment(k, &environment) < 0) {
+        interp_environment(k, &environment) < 0) {
         err_errno(&err, "start the interpreter");
         kernel_fail(k, EXIT_SYSTEM, &err);
         return;
     }
-    if (timeline_open(&in->timeline, sink, &ends, &err) < 0) {
+    if (timeline_open(&in->timeline, sink, &ends, &err) < 0 ||
+        (ends.fd[INTERP_FD_ASIDE - 1] = aside_open(k, &err)) < 0) {
         kernel_fail(k, EXIT_SYSTEM, &err);
         return;
     }
@@ -513,8 +816,8 @@ interp_start(struct kernel *k)
     in->gone = 0;
     in->hung_up = 0;
     in->last_words.len = 0;
-    in->out.len = in->out_used = 0;
-    r = box_spawn(&k->box, in->slot, k->directory, &argv, &environment, ends.fd, &err);
+    in->out.buf.len = in->out.used = in->side.buf.len = in->side.used = 0;
+    r = box_spawn(&k->box, in->slot, 0, k->directory, &argv, &environment, ends.fd, &err);
     for (size_t i = 0; i < countof(ends.fd); i++)
         fd_close(&ends.fd[i]);
     if (r < 0)
@@ -525,11 +828,36 @@ interp_start(struct kernel *k)
 
 /*** Death ***/
 
+/* The call that the filter stopped, as the interpreter told it: numbers, and shown as such. */
+static int
+describe_refused_call(const struct ring *ring, char *into, size_t size)
+{
+    static const struct {
+        uint32_t abi, bit;
+        const char *name;
+    } abis[] = {{AUDIT_ARCH_X86_64, X32_BIT, "x32"},
+                {AUDIT_ARCH_X86_64, 0, "x86-64"},
+                {AUDIT_ARCH_I386, 0, "i386"},
+                {AUDIT_ARCH_AARCH64, 0, "arm64"},
+                {AUDIT_ARCH_ARM, 0, "arm"}};
+    uint32_t abi = ring->refused_abi, call = ring->refused_call;
+
+    for (size_t i = 0; abi && i < countof(abis); i++)
+        if (abi == abis[i].abi && (call & abis[i].bit) == abis[i].bit)
+            return snprintf(into, size, "it made system call %u of the ABI %s, which no sandboxed "
+                            "process may use (signal %d, SIGSYS)",
+                            call & ~abis[i].bit, abis[i].name, SIGSYS);
+    return 0;
+}
+
 static void
 describe_death(const struct kernel *k, int status, struct bytes cause, char *into, size_t size)
 {
     if (k->interp.broken.code)
         snprintf(into, size, "%s", k->interp.broken.text);
+    else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS &&
+             describe_refused_call(k->interp.timeline.ring, into, size))
+        return;
     else if (cause.len)
         snprintf(into, size, "%.*s", (int)cause.len, cause.data);
     else if (WIFSIGNALED(status))
@@ -537,6 +865,19 @@ describe_death(const struct kernel *k, int status, struct bytes cause, char *int
                  strsignal(WTERMSIG(status)));
     else
         snprintf(into, size, "it exited with status %d", WEXITSTATUS(status));
+}
+
+/* r: what it was doing, or NULL. */
+static void
+describe_loss(const struct request *r, const char *why, char into[static DEATH_TEXT])
+{
+    char where[32] = "";
+
+    if (r && r->type->frame == FRAME_EXECUTE)
+        snprintf(where, sizeof where, " in cell %u", r->count);
+    snprintf(into, DEATH_TEXT,
+             "the interpreter died%s: %s. A new one is started: variables are gone, files are kept.",
+             where, why);
 }
 
 static void
@@ -552,36 +893,47 @@ publish_death(struct kernel *k, struct request *r, const char *text)
                   (struct bytes){c.data, c.len}, NULL, 0);
 }
 
+static void
+answer_dead(struct kernel *k, struct shell *s, struct request *r, const char *why)
+{
+    char text[DEATH_TEXT];
+
+    describe_loss(r, why, text);
+    log_warning("%s", text);
+    shell_forget(s, r);
+    watch_stop(s);
+    end_cost(k, r, BYTES("{}"));
+    publish_death(k, r, text);
+    if (r->type->frame == FRAME_EXECUTE && r->stop_on_error && !r->silent)
+        dispatch_abort_arrived(k, s);
+    if (r->type->reply)
+        reply_error(k, r, "InterpreterDied", text);
+    else
+        reply_none(k, r);
+}
+
 /* Every request that it had gets its answer; the cells that came after are not run, as after
  * any error. */
 static void
 answer_for_the_dead(struct kernel *k, const char *why)
 {
-    struct request *r = k->interp.running;
-    char text[800], where[32] = "";
+    char text[DEATH_TEXT], line[DEATH_TEXT + 16];
 
-    if (r && r->type->frame == FRAME_EXECUTE)
-        snprintf(where, sizeof where, " in cell %u", r->count);
-    snprintf(text, sizeof text,
-             "the interpreter died%s: %s. A new one is started: variables are gone, files are kept.",
-             where, why);
-    log_warning("%s", text);
-    if (!r) {
-        char line[820];
+    if (!shells_busy(k)) {
+        describe_loss(NULL, why, text);
+        log_warning("%s", text);
         snprintf(line, sizeof line, "[husk: %s]\n", text);
         iopub_text(&k->iopub, STREAM_STDERR, k->parents.latest,
                    parents_find(&k->parents, k->parents.latest), bytes_of(line));
         iopub_flush(&k->iopub, 1);
-        return;
     }
-    k->interp.running = NULL;
-    publish_death(k, r, text);
-    if (r->type->frame == FRAME_EXECUTE && r->stop_on_error && !r->silent)
-        dispatch_abort_arrived(k);
-    if (r->type->reply)
-        reply_error(k, r, "InterpreterDied", text);
-    else
-        reply_none(k, r);
+    for (struct shell *s = &k->main; s; s = s->next) {
+        while (s->guests.first)
+            answer_dead(k, s, s->guests.first, why);
+        if (s->running)
+            answer_dead(k, s, s->running, why);
+    }
+    shells_sweep(k);
 }
 
 static void
@@ -617,10 +969,9 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     iopub_flush(&k->iopub, 1);
     starting = in->state == INTERP_STARTING;
     in->state = INTERP_DEAD;
-    k->input.open = 0;
-    watch_stop(k);
     describe_death(k, status, cause, why, sizeof why);
     timeline_close(&in->timeline);
+    aside_close(k);
     if (k->ending) {
         k->done = 1;
         return;
@@ -632,6 +983,7 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     if (!starting)
         answer_for_the_dead(k, why);
     k->next_count = 1; /* a new interpreter has no In[1] */
+    history_next_session(&k->history);
     in->state = INTERP_SWEEPING;
     if (box_sweep(&k->box, &err) < 0)
         kernel_fail(k, EXIT_SYSTEM, &err);
@@ -651,6 +1003,19 @@ on_failed(struct kernel *k, const struct frame *f)
     kernel_fail(k, f->slot && bytes_equal(step, "execute") ? EXIT_PYTHON : EXIT_SANDBOX, &err);
 }
 
+/* For whoever looks at the cell that runs. If it has just ended, or a thread of an older one is
+ * meant, the latest cell is where a person looks. */
+static void
+on_notice(struct kernel *k, struct bytes text)
+{
+    uint32_t slot = k->main.running ? k->main.running->slot : k->parents.latest;
+    char line[ERR_TEXT + 16];
+
+    log_warning("%.*s", (int)text.len, text.data);
+    snprintf(line, sizeof line, "husk: %.*s\n", (int)text.len, text.data);
+    iopub_text(&k->iopub, STREAM_STDERR, slot, parents_find(&k->parents, slot), bytes_of(line));
+}
+
 void
 interp_event(struct kernel *k, const struct frame *event)
 {
@@ -661,6 +1026,11 @@ interp_event(struct kernel *k, const struct frame *event)
         snprintf(k->sandbox_text, sizeof k->sandbox_text, "%.*s", (int)text.len, text.data);
         text = frame_part(event, 1);
         snprintf(k->directory, sizeof k->directory, "%.*s", (int)text.len, text.data);
+        text = frame_part(event, 2);
+        if (text.len) {
+            snprintf(k->home, sizeof k->home, "%.*s/home", (int)text.len, text.data);
+            snprintf(k->tmp, sizeof k->tmp, "%.*s/tmp", (int)text.len, text.data);
+        }
         log_info("sandbox built in %u us: %s", event->value, k->sandbox_text);
         interp_start(k);
         break;
@@ -675,6 +1045,9 @@ interp_event(struct kernel *k, const struct frame *event)
     case SANDBOX_FAILED:
         on_failed(k, event);
         break;
+    case SANDBOX_NOTICE:
+        on_notice(k, text);
+        break;
     }
 }
 
@@ -683,15 +1056,19 @@ interp_release(struct kernel *k)
 {
     struct request *r;
 
-    if (k->interp.running) {
-        reply_error(k, k->interp.running, "ShuttingDown", "the kernel ended while this was running");
-        k->interp.running = NULL;
-    }
-    while ((r = queue_take(&k->queue))) {
-        reply_begin(k, r);
-        reply_aborted(k, r);
+    for (struct shell *s = &k->main; s; s = s->next) {
+        while ((r = s->guests.first ? s->guests.first : s->running)) {
+            shell_forget(s, r);
+            reply_error(k, r, "ShuttingDown", "the kernel ended while this was running");
+        }
+        while ((r = queue_take(&s->queue))) {
+            reply_begin(k, r);
+            reply_aborted(k, r);
+        }
     }
     timeline_close(&k->interp.timeline);
-    buf_release(&k->interp.out);
+    buf_release(&k->interp.out.buf);
+    buf_release(&k->interp.side.buf);
     buf_release(&k->interp.last_words);
+    shells_release(k);
 }

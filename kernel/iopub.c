@@ -8,7 +8,9 @@
 #include <zmq.h>
 
 #include "base/log.h"
-#include "kernel/json.h"
+#include "base/json.h"
+#include "kernel/progress.h"
+#include "kernel/sockets.h"
 
 #define COPY_MAX 4096 /* bytes: smaller frames live inside ZeroMQ's own message */
 
@@ -22,6 +24,34 @@ struct pending {
 /* Bytes handed to ZeroMQ and not yet written to every subscriber. The count is shared with
  * ZeroMQ's thread, which frees. */
 static atomic_size_t bytes_under_way;
+
+/* Messages that some subscriber has not been sent yet: the length of the longest queue. */
+static atomic_size_t messages_under_way;
+
+static void
+free_first(void *data, void *hint)
+{
+    atomic_fetch_sub(&messages_under_way, 1);
+    free(data);
+}
+
+/* The first frame of each message is the one that is counted. */
+static int
+fill_first(zmq_msg_t *msg, struct bytes from)
+{
+    void *copy = malloc(from.len + 1);
+
+    if (!copy)
+        return -1;
+    if (from.len)
+        memcpy(copy, from.data, from.len);
+    if (zmq_msg_init_data(msg, copy, from.len, free_first, NULL) < 0) {
+        free(copy);
+        return -1;
+    }
+    atomic_fetch_add(&messages_under_way, 1);
+    return 0;
+}
 
 static void
 free_counted(void *data, void *hint)
@@ -81,6 +111,49 @@ iopub_release(struct iopub *io)
     buf_release(&io->parent);
     for (int i = 0; i < STREAM_NAMES; i++)
         buf_release(&io->cut[i]);
+    for (int i = 0; i < UPDATES; i++) {
+        buf_release(&io->updates[i].id);
+        buf_release(&io->updates[i].parent);
+        buf_release(&io->updates[i].metadata);
+        buf_release(&io->updates[i].content);
+    }
+}
+
+/*** Pace ***/
+
+static double
+drained(double level, double rate, int64_t since, int64_t now)
+{
+    double left = level - rate * PACE_SHARE * (double)(now - since) / 1e3;
+
+    return left > 0 ? left : 0;
+}
+
+static void
+pace_take(struct pace *p, size_t bytes, int64_t now)
+{
+    if (!p->rate)
+        return;
+    p->bytes = drained(p->bytes, (double)p->rate, p->at, now) + (double)bytes;
+    p->messages = drained(p->messages, PACE_MESSAGES, p->at, now) + 1;
+    p->at = now;
+}
+
+/* ms from `at` until the channel is no longer ahead; 0: it is not. */
+static int64_t
+pace_over(const struct pace *p)
+{
+    double bytes = p->bytes - PACE_BURST * (double)p->rate;
+    double messages = p->messages - PACE_BURST * PACE_MESSAGES;
+    double ms = 0;
+
+    if (!p->rate)
+        return 0;
+    if (bytes > 0)
+        ms = bytes / ((double)p->rate * PACE_SHARE) * 1e3;
+    if (messages > 0 && messages / (PACE_MESSAGES * PACE_SHARE) * 1e3 > ms)
+        ms = messages / (PACE_MESSAGES * PACE_SHARE) * 1e3;
+    return ms > 0 ? p->at + (int64_t)ms + 1 : 0;
 }
 
 /*** Sending ***/
@@ -111,52 +184,126 @@ try_send(struct iopub *io, struct pending *p)
 static void
 tell_gap(struct iopub *io)
 {
-    char text[160];
-    uint64_t dropped = io->dropped;
+    scoped(buf_release) struct buf parent = {0};
+    char text[200];
+    uint64_t dropped = io->dropped, bytes = io->dropped_bytes;
 
     io->leaving_behind = 0;
-    io->dropped = 0;
+    io->dropped = io->dropped_bytes = 0;
     snprintf(text, sizeof text,
-             "[husk: a client did not read for %d s; %llu messages were not delivered to it]\n",
-             IOPUB_PATIENCE_MS / 1000, (unsigned long long)dropped);
-    log_warning("%.*s", (int)strlen(text) - 1, text);
-    iopub_text(io, STREAM_STDERR, 0, (struct bytes){0}, bytes_of(text));
+             "[husk: a client did not read for %d s; %llu messages of %llu bytes were not delivered to it]\n",
+             IOPUB_PATIENCE_MS / 1000, (unsigned long long)dropped, (unsigned long long)bytes);
+    log_warning("%.*s", (int)strcspn(text + 7, "]"), text + 7); /* "[husk: " */
+    /* Where people look: at the latest text. */
+    if (buf_add(&parent, io->parent.data, io->parent.len) < 0)
+        abort();
+    iopub_text(io, STREAM_STDERR, io->slot, (struct bytes){parent.data, parent.len}, bytes_of(text));
+}
+
+static size_t
+size_of(struct pending *p)
+{
+    size_t size = 0;
+
+    for (size_t i = 0; i < p->n; i++)
+        size += zmq_msg_size(&p->msg[i]);
+    return size;
+}
+
+static void
+count_dropped(struct iopub *io, size_t size)
+{
+    io->dropped++;
+    io->dropped_bytes += size;
+}
+
+/* Whether ZeroMQ passes over a subscriber, as it does, without a word, when its queue was full until
+ * half of it has been sent (lwm in pipe.cpp). */
+static int
+passes_over(void)
+{
+    return atomic_load(&messages_under_way) >= IOPUB_HWM / 2;
 }
 
 /* Sends to those who can take it. Somebody's queue is full and its time is over. */
 static void
 send_leaving_behind(struct iopub *io, struct pending *p)
 {
-    size_t size = 0;
+    size_t size = size_of(p);
 
-    io->dropped++;
-    for (size_t i = 0; i < p->n; i++)
-        size += zmq_msg_size(&p->msg[i]);
-    if (size > IOPUB_SMALL && atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX)
+    if (size > IOPUB_SMALL && atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX) {
+        count_dropped(io, size);
         return;
+    }
+    if (try_send(io, p) == 0) {
+        if (passes_over())
+            count_dropped(io, size);
+        return;
+    }
+    count_dropped(io, size);
     set_nodrop(io, 0);
     try_send(io, p);
     set_nodrop(io, 1);
+}
+
+/* Whether who was left behind hears everything again. ZeroMQ takes note of it when it looks at its
+ * commands. */
+static int
+is_back(struct iopub *io)
+{
+    int events;
+    size_t size = sizeof events;
+
+    if (passes_over() || atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX / 2)
+        return 0;
+    zmq_getsockopt(io->socket, ZMQ_EVENTS, &events, &size);
+    return 1;
+}
+
+static void
+begin_patience(struct iopub *io)
+{
+    io->blocked_since = now_ms();
+    io->blocked_messages = atomic_load(&messages_under_way);
+    io->blocked_bytes = atomic_load(&bytes_under_way);
+}
+
+/* Who reads is waited for as long as it takes; who has stopped, or nearly so, is not. While one is left
+ * behind what others take is not seen, so they get more time. */
+static int
+patience_is_over(struct iopub *io)
+{
+    int64_t patience = io->leaving_behind ? 3 * IOPUB_PATIENCE_MS : IOPUB_PATIENCE_MS;
+
+    if (!io->blocked_since || now_ms() - io->blocked_since < patience)
+        return 0;
+    if (atomic_load(&messages_under_way) + IOPUB_READS > io->blocked_messages &&
+        atomic_load(&bytes_under_way) + IOPUB_READS_BYTES > io->blocked_bytes)
+        return 1;
+    begin_patience(io);
+    return 0;
 }
 
 static void
 send_or_wait(struct iopub *io, struct pending *p)
 {
     int full = atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX;
+    size_t size = size_of(p);
 
-    if (!io->first && !full && try_send(io, p) == 0) {
-        free_pending(p);
-        if (io->leaving_behind)
-            tell_gap(io);
-        return;
-    }
-    if (!io->first && io->leaving_behind) {
+    if (!io->first && full && io->leaving_behind) {
         send_leaving_behind(io, p);
         free_pending(p);
         return;
     }
+    /* Also while somebody is left behind, another one that is full is waited for. */
+    if (!io->first && !full && try_send(io, p) == 0) {
+        if (io->leaving_behind && passes_over())
+            count_dropped(io, size);
+        free_pending(p);
+        return;
+    }
     if (!io->first)
-        io->blocked_since = now_ms();
+        begin_patience(io);
     p->next = NULL;
     *(io->last ? &io->last->next : &io->first) = p;
     io->last = p;
@@ -165,15 +312,18 @@ send_or_wait(struct iopub *io, struct pending *p)
 void
 iopub_retry(struct iopub *io)
 {
-    int over = io->blocked_since && now_ms() - io->blocked_since >= IOPUB_PATIENCE_MS;
+    int over = patience_is_over(io);
 
     while (io->first) {
         struct pending *p = io->first;
+        size_t size = size_of(p);
         if (atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX || try_send(io, p) < 0) {
             if (!over)
                 return;
             io->leaving_behind = 1;
             send_leaving_behind(io, p);
+        } else if (io->leaving_behind && passes_over()) {
+            count_dropped(io, size); /* sent to the others */
         }
         io->first = p->next;
         if (!io->first)
@@ -201,7 +351,7 @@ send_message(struct iopub *io, struct bytes topic, const char *type, struct byte
     part[WIRE_CONTENT] = content;
     wire_sign(io->wire, part, sig);
     p->n = 0;
-    if (fill_msg(&p->msg[p->n++], topic) < 0 ||
+    if (fill_first(&p->msg[p->n++], topic) < 0 ||
         fill_msg(&p->msg[p->n++], BYTES(WIRE_DELIMITER)) < 0 ||
         fill_msg(&p->msg[p->n++], bytes_of(sig)) < 0)
         abort();
@@ -214,15 +364,113 @@ send_message(struct iopub *io, struct bytes topic, const char *type, struct byte
     send_or_wait(io, p);
 }
 
+static void flush_text(struct iopub *io, int complete);
+
+static void
+send_typed(struct iopub *io, const char *type, struct bytes parent, struct bytes metadata,
+           struct bytes content, const struct bytes *buffers, size_t nbuffers)
+{
+    char topic[128];
+
+    snprintf(topic, sizeof topic, "%s%s", io->topic, type);
+    pace_take(&io->pace, 0, io->now);
+    send_message(io, bytes_of(topic), type, parent, metadata, content, buffers, nbuffers);
+}
+
+/*** Updates of displays ***/
+
+static struct bytes
+bytes_in(const struct buf *buf)
+{
+    return (struct bytes){buf->data, buf->len};
+}
+
+static int
+same(const struct buf *buf, struct bytes bytes)
+{
+    return buf->len == bytes.len && (bytes.len == 0 || memcmp(buf->data, bytes.data, bytes.len) == 0);
+}
+
+static void
+put(struct buf *buf, struct bytes bytes)
+{
+    buf->len = 0;
+    if (buf_add(buf, bytes.data, bytes.len) < 0)
+        abort();
+}
+
+static void
+send_update(struct iopub *io, struct update *u)
+{
+    u->waits = 0;
+    u->sent = io->now;
+    send_typed(io, "update_display_data", bytes_in(&u->parent), bytes_in(&u->metadata),
+               bytes_in(&u->content), NULL, 0);
+}
+
+static void
+send_updates(struct iopub *io)
+{
+    for (int i = 0; io->updates_due && i < UPDATES; i++)
+        if (io->updates[i].waits)
+            send_update(io, &io->updates[i]);
+    io->updates_due = 0;
+}
+
+/* The entry of this display id, or that of which nothing was heard for longest. */
+static struct update *
+find_update(struct iopub *io, struct bytes id)
+{
+    struct update *oldest = &io->updates[0];
+
+    for (int i = 0; i < UPDATES; i++) {
+        if (same(&io->updates[i].id, id))
+            return &io->updates[i];
+        if (io->updates[i].sent < oldest->sent)
+            oldest = &io->updates[i];
+    }
+    return oldest;
+}
+
+/* 1 if the update waits now, in the place of an earlier one if there was one. */
+static int
+join_update(struct iopub *io, struct bytes parent, struct bytes metadata, struct bytes content)
+{
+    struct bytes transient, id;
+    struct update *u;
+
+    if (json_get(content, "transient", &transient) != J_OBJECT ||
+        json_get(transient, "display_id", &id) != J_STRING)
+        return 0;
+    u = find_update(io, id);
+    if (!same(&u->id, id) || (u->waits && !same(&u->parent, parent))) {
+        send_updates(io);
+        put(&u->id, id);
+        u->sent = 0;
+    }
+    if (!u->waits && io->now - u->sent >= IOPUB_JOIN_MS) {
+        u->sent = io->now;
+        return 0;
+    }
+    put(&u->parent, parent);
+    put(&u->metadata, metadata);
+    put(&u->content, content);
+    u->waits = 1;
+    if (!io->updates_due)
+        io->updates_due = io->now + IOPUB_JOIN_MS;
+    return 1;
+}
+
 void
 iopub_publish(struct iopub *io, const char *type, struct bytes parent, struct bytes metadata,
               struct bytes content, const struct bytes *buffers, size_t nbuffers)
 {
-    char topic[128];
-
-    iopub_flush(io, 1);
-    snprintf(topic, sizeof topic, "%s%s", io->topic, type);
-    send_message(io, bytes_of(topic), type, parent, metadata, content, buffers, nbuffers);
+    flush_text(io, 1);
+    if (strcmp(type, "update_display_data") == 0 && nbuffers == 0 &&
+        join_update(io, parent, metadata, content))
+        return;
+    send_updates(io);
+    send_typed(io, type, parent, metadata, content, buffers, nbuffers);
 }
 
 void
@@ -232,6 +480,8 @@ iopub_status(struct iopub *io, const char *state, struct bytes parent)
 
     snprintf(content, sizeof content, "{\"execution_state\":\"%s\"}", state);
     iopub_publish(io, "status", parent, (struct bytes){0}, bytes_of(content), NULL, 0);
+    if (strcmp(state, "idle") == 0)
+        io->pace = (struct pace){.rate = io->pace.rate};
 }
 
 /*** Streams ***/
@@ -251,6 +501,7 @@ send_text(struct iopub *io, size_t len)
         abort();
     snprintf(topic, sizeof topic, "%sstream.%s", io->topic, stream_names[io->stream]);
     buf_consume(&io->text, len);
+    pace_take(&io->pace, content.len, io->now);
     io->due = 0;
     io->last_sent = now_ms();
     send_message(io, bytes_of(topic), "stream", (struct bytes){io->parent.data, io->parent.len},
@@ -268,10 +519,11 @@ cut_tail(struct iopub *io)
     io->text.len -= tail;
 }
 
-void
-iopub_flush(struct iopub *io, int complete)
+static void
+flush_text(struct iopub *io, int complete)
 {
     cut_tail(io);
+    progress_collapse(&io->text);
     if (io->text.len)
         send_text(io, io->text.len);
     /* What was to become a character of either stream stays broken: this request is over. */
@@ -288,15 +540,24 @@ iopub_flush(struct iopub *io, int complete)
     io->due = 0;
 }
 
+void
+iopub_flush(struct iopub *io, int complete)
+{
+    flush_text(io, complete);
+    send_updates(io);
+}
+
 /* The time is over, or the text is long: whole lines go, what comes after them may wait once
  * more; text without any line end goes as it is. */
 static void
 flush_lines(struct iopub *io)
 {
-    const uint8_t *end = memrchr(io->text.data, '\n', io->text.len);
+    const uint8_t *end;
 
+    progress_collapse(&io->text);
+    end = memrchr(io->text.data, '\n', io->text.len);
     if (!end) {
-        iopub_flush(io, 0);
+        flush_text(io, 0);
         return;
     }
     send_text(io, (size_t)(end + 1 - io->text.data));
@@ -312,8 +573,9 @@ iopub_text(struct iopub *io, enum stream_name stream, uint32_t slot, struct byte
 
     if (text.len == 0)
         return;
+    send_updates(io);
     if (stream != io->stream || slot != io->slot) {
-        iopub_flush(io, slot != io->slot);
+        flush_text(io, slot != io->slot);
         io->stream = stream;
         io->slot = slot;
         io->parent.len = 0;
@@ -383,15 +645,20 @@ iopub_subscriptions(struct iopub *io)
 int
 iopub_blocked(const struct iopub *io)
 {
-    return io->first != NULL;
+    return io->first != NULL || pace_over(&io->pace) > io->now;
 }
 
 int64_t
 iopub_deadline(const struct iopub *io, int64_t now)
 {
-    int64_t retry = io->first ? now + IOPUB_RETRY_MS : 0;
+    const int64_t all[] = {io->first ? now + IOPUB_RETRY_MS : 0, io->due, io->updates_due,
+                           pace_over(&io->pace), io->leaving_behind ? now + IOPUB_BACK_MS : 0};
+    int64_t at = 0;
 
-    return io->due && (!retry || io->due < retry) ? io->due : retry;
+    for (size_t i = 0; i < countof(all); i++)
+        if (all[i] > 0 && (!at || all[i] < at) && (i != 3 || all[i] > now))
+            at = all[i];
+    return at;
 }
 
 void
@@ -400,6 +667,10 @@ iopub_tick(struct iopub *io, int64_t now)
     io->now = now;
     if (io->first)
         iopub_retry(io);
+    if (io->leaving_behind && !io->first && is_back(io))
+        tell_gap(io);
     if (io->due && now >= io->due && io->text.len)
         flush_lines(io);
+    if (io->updates_due && now >= io->updates_due)
+        send_updates(io);
 }

@@ -7,9 +7,15 @@
  *   another message of this channel. A message is cut at the end of a line where it can be:
  *   clients split text into lines and join it again (code_sandboxes), so a line that is not
  *   complete waits IOPUB_JOIN_MS for its rest. Never cut inside a UTF-8 character.
+ * - A line that is written again and again after a carriage return is sent in its last state
+ *   (progress.h), and updates of one display id that come faster than IOPUB_JOIN_MS are sent in the last one:
+ *   the first at once, and never past another message.
+ * - With a rate, text and messages are paced, so that no server on the way drops them: the channel
+ *   is `blocked` while more went out than PACE_BURST allows. An idle begins anew, as Jupyter Server does.
  * - Every subscriber gets iopub_welcome before anything else (JEP 65).
  * - A subscriber that does not keep up makes the channel `blocked`: the caller then reads no
- *   more from the interpreter. After IOPUB_PATIENCE_MS such a subscriber is left behind: what
+ *   more from the interpreter, and the cell waits. After IOPUB_PATIENCE_MS in which it has taken next to
+ *   nothing such a subscriber is left behind: what
  *   does not fit into its queue is dropped for it alone, and when it is back a line on stderr
  *   says how much. It can never hang the kernel. While such a queue holds IOPUB_BYTES_MAX, large
  *   messages are dropped for everybody, because nothing else bounds the memory; status, errors
@@ -22,15 +28,38 @@
 #include "kernel/wire.h"
 
 #define IOPUB_PATIENCE_MS 1000
+#define IOPUB_READS 512             /* messages, or */
+#define IOPUB_READS_BYTES (4u << 20) /* bytes, that a client that reads takes in that time */
 #define IOPUB_JOIN_MS 50            /* between two messages of a flood */
 #define IOPUB_RETRY_MS 10           /* a blocked channel is tried again this often */
+#define IOPUB_BACK_MS 100          /* who was left behind is looked for this often */
 #define IOPUB_TEXT_MAX (1u << 20)   /* bytes of text in one stream message */
 #define IOPUB_BYTES_MAX (256u << 20) /* on their way to all subscribers; more blocks */
 #define IOPUB_SMALL (64u << 10)      /* bytes: a message up to this goes whatever is under way */
 
 enum stream_name { STREAM_STDOUT, STREAM_STDERR, STREAM_NAMES };
 
+/* Shares of the rate: what goes out at once, and what goes out from then on. Three seconds of it are less
+ * than three seconds of the rate, which is what Jupyter Server looks at (iopub_data_rate_limit). */
+#define PACE_BURST 0.3
+#define PACE_SHARE 0.7
+#define PACE_MESSAGES 1000 /* a second, with any rate (iopub_msg_rate_limit) */
+
+#define UPDATES 16 /* display ids whose updates are joined at a time */
+
 struct pending; /* a message that could not be sent yet */
+
+struct update { /* the display id that was updated last, and what waits of it */
+    struct buf id, parent, metadata, content;
+    int waits;
+    int64_t sent; /* ms: the last one */
+};
+
+struct pace {
+    uint64_t rate; /* bytes of stream messages a second; 0: any */
+    double bytes, messages; /* of which the channel is ahead */
+    int64_t at;    /* ms: when that was so */
+};
 
 struct iopub {
     void *socket;      /* XPUB, borrowed */
@@ -49,8 +78,13 @@ struct iopub {
     /* messages that wait for a slow subscriber */
     struct pending *first, *last;
     int64_t blocked_since; /* ms; 0: not blocked */
+    size_t blocked_messages, blocked_bytes; /* under way then */
     int leaving_behind;    /* 1: patience has ended for somebody */
     uint64_t dropped;      /* messages since then */
+    uint64_t dropped_bytes;
+    struct update updates[UPDATES];
+    int64_t updates_due;   /* ms: when those that wait must go; 0: none waits */
+    struct pace pace;
 };
 
 void iopub_init(struct iopub *io, void *socket, struct wire *wire);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -16,13 +17,45 @@
 
 #include "base/log.h"
 #include "kernel/exits.h"
+#include "kernel/handshake.h"
+#include "kernel/image.h"
 #include "kernel/paths.h"
+#include "kernel/registry.h"
+#include "kernel/sandboxes.h"
 
+#define JUPYTER_SERVER_RATE 1000000 /* bytes: its iopub_data_rate_limit */
 #define END_MS 1500    /* the interpreter has so long to run its atexit handlers */
 #define LINKS_MAX 40   /* as the kernel: symlink(7) */
 #define LINGER_MS 1000 /* ZeroMQ has so long to send what is queued */
 
 /*** Start ***/
+
+/* What profile strict calls them; the broker has the last word (BUILT). */
+#define STRICT_DIRECTORY "/workspace"
+#define STRICT_HOME "/home/user"
+#define IMAGE_HOME "/root"
+
+static int
+has_profile(const struct kernel *k, const char *name)
+{
+    return k->options.profile && strcmp(k->options.profile, name) == 0;
+}
+
+const char *
+kernel_containment(const struct kernel *k)
+{
+    return k->options.containment ? k->options.containment : "full";
+}
+
+/* Where cells are processes of the same user as this one, none of them reads its memory (the key) or
+ * its environment: Landlock says so, and so does this. */
+static int
+hide_memory(const struct kernel *k, struct err *err)
+{
+    if (strcmp(kernel_containment(k), "full") == 0)
+        return 0;
+    return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? err_errno(err, "hide the memory of husk") : 0;
+}
 
 static int
 open_signals(struct kernel *k, struct err *err)
@@ -59,6 +92,15 @@ watch_parent(struct kernel *k)
 static int
 find_directory(struct kernel *k, struct err *err)
 {
+    const char *home = has_profile(k, "image")    ? IMAGE_HOME
+                       : has_profile(k, "strict") ? STRICT_HOME
+                                                  : paths_home();
+
+    snprintf(k->home, sizeof k->home, "%s", home);
+    if (has_profile(k, "strict") || has_profile(k, "image")) {
+        snprintf(k->directory, sizeof k->directory, STRICT_DIRECTORY);
+        return 0;
+    }
     if (!realpath(k->options.workdir ? k->options.workdir : ".", k->directory))
         return err_errno(err, "find the working directory '%s'",
                          k->options.workdir ? k->options.workdir : ".");
@@ -157,29 +199,46 @@ link_on_the_way(const char *path, const char *directory)
     return links == LINKS_MAX; /* too many to say: not shared */
 }
 
-/* Then the whole directory counts as where the program lies, and is not shared. */
+static int
+has_link_to_what_runs(const struct kernel *k, const char *directory)
+{
+    const char *at = getenv("PATH");
+    int found = link_on_the_way(k->python.executable, directory) ||
+                link_on_the_way(paths_program(), directory);
+    char path[PATH_MAX];
+
+    while (!found && at && *at) {
+        size_t len = strcspn(at, ":");
+        snprintf(path, sizeof path, "%.*s/", (int)len, at);
+        found = link_on_the_way(path, directory);
+        at += len + (at[len] == ':');
+    }
+    for (size_t i = 0; !found && i < k->python.own.len; i++) {
+        snprintf(path, sizeof path, "%s/", k->python.own.item[i]);
+        found = link_on_the_way(path, directory);
+    }
+    return found;
+}
+
+/* Such a directory counts as where the program lies, and is not shared to be written. */
 static int
 add_own(const struct kernel *k, struct strv *options)
 {
-    const char *at = getenv("PATH");
-    int found = link_on_the_way(k->python.executable, k->directory) ||
-                link_on_the_way(paths_program(), k->directory);
+    char source[PATH_MAX];
+    int bad = 0;
 
-    while (!found && at && *at) {
-        char path[PATH_MAX];
-        size_t len = strcspn(at, ":");
-        snprintf(path, sizeof path, "%.*s/", (int)len, at);
-        found = link_on_the_way(path, k->directory);
-        at += len + (at[len] == ':');
+    for (size_t i = 0; !bad && i < k->python.own.len; i++)
+        bad = strv_addf(options, "own=%s", k->python.own.item[i]) < 0;
+    if (!bad && has_link_to_what_runs(k, k->directory))
+        bad = strv_addf(options, "own=%s", k->directory) < 0;
+    for (size_t i = 0; !bad && i < k->options.mounts.len; i++) {
+        const char *spec = k->options.mounts.item[i];
+        snprintf(source, sizeof source, "%.*s", (int)strcspn(spec, ":"), spec);
+        if (has_link_to_what_runs(k, source))
+            bad = strv_addf(options, "own=%s", source) < 0;
+        bad = bad || strv_addf(options, "mount=%s", spec) < 0;
     }
-    for (size_t i = 0; i < k->python.own.len; i++) {
-        char path[PATH_MAX];
-        snprintf(path, sizeof path, "%s/", k->python.own.item[i]);
-        found = found || link_on_the_way(path, k->directory);
-        if (strv_addf(options, "own=%s", k->python.own.item[i]) < 0)
-            return -1;
-    }
-    return found ? strv_addf(options, "own=%s", k->directory) : 0;
+    return bad ? -1 : 0;
 }
 
 /* What decides which program runs outside of the sandbox, at the next start: if it lies in the
@@ -191,7 +250,8 @@ add_guards(const struct kernel *k, struct strv *options)
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
     int bad = add_guard(options, paths_program()) < 0 || add_guard(options, paths_broker()) < 0 ||
-              add_guard(options, paths_init()) < 0 || add_guard(options, paths_logos()) < 0 ||
+              add_guard(options, paths_init()) < 0 ||
+              add_guard(options, paths_network()) < 0 || add_guard(options, paths_ports()) < 0 || add_guard(options, paths_logos()) < 0 ||
               add_secrets(k, options) < 0;
 
     for (size_t i = 0; !bad && i < countof(names) && k->directory[1]; i++)
@@ -214,30 +274,110 @@ ask_for_sandbox(struct kernel *k, struct err *err)
 {
     scoped(strv_release) struct strv o = {0};
     scoped(str_free) char *state = paths_state("workspace", err), *hidden = NULL;
-    uint64_t memory = k->options.memory ? k->options.memory : default_memory();
+    scoped(str_free) char *layers = paths_layers(kernel_containment(k), err);
     int bad;
 
-    if (!state)
+    if (!state || !layers)
         return -1;
+    if (!k->options.memory)
+        k->options.memory = default_memory();
     hidden = strdup(state);
     if (!hidden)
         return err_errno(err, "ask for the sandbox");
     *strrchr(hidden, '/') = 0; /* all of husk's state */
     bad = strv_addf(&o, "id=%.12s", wire_session(k->wire)) < 0 ||
           strv_addf(&o, "workdir=%s", k->directory) < 0 || strv_addf(&o, "state=%s", state) < 0 ||
-          strv_addf(&o, "home=%s", paths_home()) < 0 ||
+          strv_addf(&o, "layers=%s", layers) < 0 || strv_addf(&o, "home=%s", k->home) < 0 ||
           strv_addf(&o, "hosthome=%s", paths_home()) < 0 || strv_addf(&o, "hide=%s", hidden) < 0 ||
-          strv_addf(&o, "memory=%llu", (unsigned long long)memory) < 0 ||
+          strv_addf(&o, "memory=%llu", (unsigned long long)k->options.memory) < 0 ||
           strv_addf(&o, "pids=%llu", (unsigned long long)k->options.pids) < 0 ||
+          strv_addf(&o, "disk=%llu", (unsigned long long)k->options.disk) < 0 ||
           strv_addf(&o, "files=%llu", (unsigned long long)k->options.files) < 0 ||
-          strv_addf(&o, "path=%s", paths_interpreter()) < 0;
+          strv_addf(&o, "path=%s", paths_interpreter()) < 0 ||
+          strv_addf(&o, "containment=%s", kernel_containment(k)) < 0 || strv_addf(&o, "hide=%s", layers) < 0;
+    if (k->options.profile)
+        bad = bad || strv_addf(&o, "profile=%s", k->options.profile) < 0;
+    if (k->image)
+        bad = bad || strv_addf(&o, "image=%s", k->image) < 0;
+    if (k->options.hostname)
+        bad = bad || strv_addf(&o, "hostname=%s", k->options.hostname) < 0;
+    if (k->options.cpus)
+        bad = bad || strv_addf(&o, "cpus=%llu", (unsigned long long)k->options.cpus) < 0;
     if (k->options.tmp_size)
         bad = bad || strv_addf(&o, "tmp-size=%llu", (unsigned long long)k->options.tmp_size) < 0;
+    if (k->options.resolver)
+        bad = bad || strv_addf(&o, "resolver=%s", k->options.resolver) < 0;
+    if (k->options.network && strcmp(k->options.network, "all") == 0)
+        bad = bad || strv_add(&o, "allow=*") < 0; /* RULES_ALL of base/names.h */
+    for (size_t i = 0; !bad && i < k->options.allow.len; i++)
+        bad = strv_addf(&o, "allow=%s", k->options.allow.item[i]) < 0;
     for (size_t i = 0; !bad && i < k->python.paths.len; i++)
         bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
     bad = bad || add_own(k, &o) < 0;
     bad = bad || add_guards(k, &o) < 0;
     return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
+}
+
+/* A person's notebooks share one; what agents run by the thousand is no person's history. */
+static const char *
+history_kind(const struct kernel *k)
+{
+    if (k->options.history)
+        return k->options.history;
+    return !k->options.profile || has_profile(k, "notebook") ? "shared" : "session";
+}
+
+/* What makes no sense together. */
+static int
+check_options(const struct kernel *k, struct err *err)
+{
+    if ((has_profile(k, "strict") || has_profile(k, "image")) && k->options.workdir)
+        return err_set(err, EINVAL, "--workdir: profile %s shares no working directory; --mount shows "
+                                    "one", k->options.profile);
+    if (k->options.name && !registry_is_name(k->options.name))
+        return err_set(err, EINVAL, "--name '%s' is no name of letters, digits, '.', '_' and '-'",
+                       k->options.name);
+    if (k->options.history && strcmp(k->options.history, "shared") != 0 &&
+        strcmp(k->options.history, "session") != 0 && strcmp(k->options.history, "off") != 0)
+        return err_set(err, EINVAL, "--history '%s' is not one of shared, session, off", k->options.history);
+    if (k->options.image && !has_profile(k, "image"))
+        return err_set(err, EINVAL, "--image needs --profile image");
+    if (!k->options.image && has_profile(k, "image"))
+        return err_set(err, EINVAL, "--profile image needs --image PATH");
+    /* The broker would say so, too, but the image may take long to unpack. */
+    if (k->options.image && strcmp(kernel_containment(k), "full") != 0)
+        return err_set(err, EINVAL, "--profile image: containment %s has no root file system of its own",
+                       kernel_containment(k));
+    return 0;
+}
+
+/* An image's Python runs nowhere but in its sandbox, so it is not asked what it is: one that
+ * cannot be used says so when it starts. */
+static int
+find_python(struct kernel *k, struct err *err)
+{
+    if (!k->image)
+        return python_find(k->options.python, paths_probe(), &k->python, err);
+    return image_python(k->image, k->options.python, &k->python.executable, err);
+}
+
+/* With a registration the ports are ours to choose, at each start anew. */
+static int
+open_sockets(struct kernel *k, int *ret_exit, struct err *err)
+{
+    int registers = k->conn.registration.port != 0;
+    struct err why;
+
+    if (registers)
+        memset(k->conn.port, 0, sizeof k->conn.port);
+    if (sockets_open(&k->conn, &k->sockets, ret_exit, err) < 0)
+        return -1;
+    conn_forget_curve(&k->conn);
+    if (!registers)
+        return 0;
+    if (conn_save(&k->conn, k->options.connection_file, &why) < 0)
+        log_warning("other clients will not find this kernel: %s", why.text);
+    return handshake(&k->conn, k->wire, k->sockets.context, err);
 }
 
 /* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
@@ -251,6 +391,10 @@ start(struct kernel *k, struct err *err)
         return err_set(err, EIO, "libsodium does not start"), EXIT_SYSTEM;
     if (!k->options.connection_file)
         return err_set(err, EINVAL, "no connection file: husk kernel -f FILE"), EXIT_USAGE;
+    if (check_options(k, err) < 0)
+        return EXIT_USAGE;
+    if (hide_memory(k, err) < 0 || history_init(&k->history, history_kind(k), err) < 0)
+        return EXIT_SYSTEM;
     if (conn_load(k->options.connection_file, &k->conn, &exit_code, err) < 0)
         return exit_code;
     k->wire = wire_new(k->conn.scheme, k->conn.key, k->conn.key_len, err);
@@ -259,17 +403,41 @@ start(struct kernel *k, struct err *err)
     conn_forget_key(&k->conn);
     if (find_directory(k, err) < 0 || open_signals(k, err) < 0)
         return EXIT_SYSTEM;
-    if (box_start(paths_broker(), paths_init(), &k->box, err) < 0)
+    if (k->options.image && image_find(k->options.image, &k->image, err) < 0)
         return EXIT_SYSTEM;
-    if (python_find(k->options.python, paths_probe(), &k->python, err) < 0)
+    if (box_start(&k->box, err) < 0)
+        return EXIT_SYSTEM;
+    if (find_python(k, err) < 0)
         return EXIT_PYTHON;
     if (ask_for_sandbox(k, err) < 0)
         return EXIT_SYSTEM;
-    if (sockets_open(&k->conn, &k->sockets, &exit_code, err) < 0)
+    if (open_sockets(k, &exit_code, err) < 0)
         return exit_code;
     iopub_init(&k->iopub, k->sockets.socket[IOPUB], k->wire);
+    k->iopub.pace.rate = k->options.output_rate;
+    if (!k->iopub.pace.rate && getenv("JPY_SESSION_NAME"))
+        k->iopub.pace.rate = JUPYTER_SERVER_RATE;
     watch_parent(k);
     return EXIT_OK;
+}
+
+/* A kernel that cannot register runs all the same: its clients know it by its connection file. */
+void
+kernel_register(struct kernel *k)
+{
+    char id[16], file[PATH_MAX];
+    struct err err;
+
+    snprintf(id, sizeof id, "%.12s", wire_session(k->wire));
+    if (!realpath(k->options.connection_file, file) ||
+        registry_put(&(struct registry_entry){
+                         .id = id, .name = k->options.name, .connection_file = file,
+                         .profile = k->options.profile ? k->options.profile : (char *)"notebook",
+                         .directory = k->directory, .created = k->created},
+                     &err) < 0)
+        log_info("husk ls will not know this kernel");
+    else
+        k->registered = 1;
 }
 
 /*** The loop ***/
@@ -283,7 +451,11 @@ enum source {
     ON_BOX,
     ON_SIGNAL,
     ON_PARENT,
-    ON_INTERP, /* its socket; then its pipes */
+    ON_AGENT,
+    ON_ASIDE,
+    ON_HISTORY,
+    ON_INTERP, /* its sockets; then its pipes */
+    ON_SIDE,
     ON_PIPE0,
     ON_PIPE1,
     SOURCES
@@ -303,12 +475,25 @@ list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
     items[ON_PARENT] = (zmq_pollitem_t){.fd = k->parent, .events = ZMQ_POLLIN};
     if (k->parent < 0)
         items[ON_PARENT].fd = k->signals;
+    items[ON_AGENT] = (zmq_pollitem_t){.fd = k->agent.socket >= 0 ? k->agent.socket : k->signals,
+                                       .events = ZMQ_POLLIN};
+    if (k->agent.socket >= 0 && iopub_blocked(&k->iopub))
+        items[ON_AGENT].events = 0;
+    if (k->agent.socket >= 0 && k->agent.out.len)
+        items[ON_AGENT].events |= ZMQ_POLLOUT;
+    items[ON_ASIDE] = (zmq_pollitem_t){.fd = k->aside.socket >= 0 ? k->aside.socket : k->signals,
+                                       .events = ZMQ_POLLIN};
+    items[ON_HISTORY] = (zmq_pollitem_t){
+        .fd = k->history.ready >= 0 ? k->history.ready : k->signals, .events = ZMQ_POLLIN};
+    if (k->aside.socket >= 0 && k->aside.out.len)
+        items[ON_ASIDE].events |= ZMQ_POLLOUT;
     /* A slow client: the interpreter is not read, so that it waits too. */
     if (!alive || iopub_blocked(&k->iopub))
         return ON_INTERP;
     items[ON_INTERP] = (zmq_pollitem_t){.fd = t->socket, .events = ZMQ_POLLIN};
-    if (k->interp.out.len)
+    if (k->interp.out.buf.len)
         items[ON_INTERP].events |= ZMQ_POLLOUT;
+    items[ON_SIDE] = (zmq_pollitem_t){.fd = t->side, .events = k->interp.side.buf.len ? ZMQ_POLLOUT : 0};
     for (int i = 0; i < 2; i++)
         items[ON_PIPE0 + i] = (zmq_pollitem_t){
             .fd = t->pipe[i] >= 0 ? t->pipe[i] : t->socket, .events = ZMQ_POLLIN};
@@ -322,6 +507,16 @@ sooner(int64_t *at, int64_t other)
         *at = other;
 }
 
+/* ms: when --idle-timeout strikes, if nothing comes before; 0: never. */
+static int64_t
+idle_over(const struct kernel *k)
+{
+    if (!k->options.idle_timeout || k->ending || shells_busy(k) || shells_waiting(k) ||
+        k->agent.open.first)
+        return 0;
+    return k->last_asked + (int64_t)k->options.idle_timeout * 1000;
+}
+
 static long
 timeout(const struct kernel *k)
 {
@@ -329,8 +524,16 @@ timeout(const struct kernel *k)
 
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
-    sooner(&at, k->interp.watch.at);
+    sooner(&at, watch_deadline(k));
     sooner(&at, k->interp.hung_up);
+    for (const struct shell *s = &k->main; s; s = s->next)
+        sooner(&at, s->input.retry);
+    sooner(&at, k->leave_at);
+    sooner(&at, operations_deadline(k));
+    sooner(&at, aside_deadline(k));
+    sooner(&at, history_deadline(k));
+    sooner(&at, idle_over(k));
+    sooner(&at, k->life_over);
     if (!at)
         return -1;
     return at > now ? (long)(at - now) : 0;
@@ -374,7 +577,37 @@ take_box_events(struct kernel *k)
             kernel_fail(k, EXIT_SANDBOX, &err);
             return;
         }
-        interp_event(k, &event);
+        if (event.number == SANDBOX_EXPOSED)
+            ports_event(k, &event);
+        else if (event.number == SANDBOX_DIFFED)
+            sandboxes_compared(k, &event);
+        else if (event.slot >= AGENT_SLOTS)
+            operations_event(k, &event);
+        else
+            interp_event(k, &event);
+        if (event.number == SANDBOX_BUILT) {
+            kernel_register(k);
+            operations_start(k);
+        }
+    }
+}
+
+static void
+end_in_time(struct kernel *k, int64_t now)
+{
+    int64_t idle = idle_over(k);
+
+    if (k->ending)
+        return;
+    if (k->life_over && now >= k->life_over) {
+        log_warning("the kernel's lifetime of %llu s is over", (unsigned long long)k->options.lifetime);
+        kernel_end(k);
+    } else if (idle && now >= idle) {
+        log_warning("nothing was asked for %llu s: the kernel ends",
+                    (unsigned long long)k->options.idle_timeout);
+        kernel_end(k);
+    } else if (k->leave_at && now >= k->leave_at) {
+        kernel_end(k);
     }
 }
 
@@ -401,14 +634,24 @@ turn(struct kernel *k)
         dispatch_socket(k, SHELL);
     if (items[ON_STDIN].revents)
         dispatch_stdin(k);
-    if (k->interp.out.len)
-        interp_flush(k);
+    interp_flush(k);
     interp_feed(k);
     interp_run(k);
+    if (items[ON_AGENT].revents)
+        operations_run(k);
+    if (items[ON_ASIDE].revents)
+        aside_run(k);
+    if (items[ON_HISTORY].revents)
+        history_run(k);
     if (items[ON_BOX].revents)
         take_box_events(k);
     iopub_tick(&k->iopub, now_ms());
     watch_tick(k, now_ms());
+    interp_ask(k);
+    operations_tick(k, now_ms());
+    aside_tick(k, now_ms());
+    history_tick(k, now_ms());
+    end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)
         k->done = 1;
@@ -419,6 +662,7 @@ kernel_end(struct kernel *k)
 {
     if (k->ending)
         return;
+    k->leave_at = k->life_over = 0;
     k->ending = now_ms() + END_MS;
     if (k->interp.state < INTERP_STARTING)
         k->done = 1;
@@ -436,18 +680,37 @@ kernel_fail(struct kernel *k, int exit_code, const struct err *err)
 }
 
 static void
+unregister(struct kernel *k)
+{
+    char id[16];
+
+    snprintf(id, sizeof id, "%.12s", wire_session(k->wire));
+    registry_remove(id, k->options.connection_file);
+}
+
+static void
 release(struct kernel *k)
 {
     if (k->iopub.socket)
         interp_release(k);
+    if (k->iopub.socket)
+        operations_release(k);
+    if (k->iopub.socket)
+        aside_release(k);
+    history_release(k);
+    ports_release(k);
+    sandboxes_release(k);
+    buf_release(&k->tags);
     box_end(&k->box);
     iopub_release(&k->iopub);
     sockets_close(&k->sockets, LINGER_MS);
+    if (k->wire)
+        unregister(k);
     wire_free(k->wire);
     conn_release(&k->conn);
     python_release(&k->python);
+    str_free(&k->image);
     parents_release(&k->parents);
-    history_release(&k->history);
     fd_close(&k->signals);
     fd_close(&k->parent);
 }
@@ -458,11 +721,17 @@ kernel_run(struct kernel *k, struct err *err)
     int r;
 
     k->box = BOX_EMPTY;
-    k->interp.timeline = (struct timeline){.socket = -1, .pipe = {-1, -1}};
-    k->signals = k->parent = -1;
+    k->interp.timeline = (struct timeline){.socket = -1, .side = -1, .pipe = {-1, -1}};
+    shells_init(k);
+    k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;
+    k->aside.wanted = getenv("JPY_SESSION_NAME") != NULL; /* a notebook or console of a Jupyter server */
+    wire_date(k->created);
     k->next_count = 1;
     r = start(k, err);
     if (r == EXIT_OK) {
+        k->last_asked = k->account.began = now_ms();
+        if (k->options.lifetime)
+            k->life_over = k->last_asked + (int64_t)k->options.lifetime * 1000;
         while (!k->done)
             turn(k);
         r = k->exit_code;

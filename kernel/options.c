@@ -2,13 +2,16 @@
 #include "kernel/options.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "base/names.h"
 
-enum kind { TEXT, SIZE, NUMBER, LIST, LEVEL };
+enum kind { TEXT, PLACE, SIZE, NUMBER, LIST, MOUNT, CPUS, LEVEL };
 
 static const struct option {
     const char *name;
@@ -51,13 +54,88 @@ distance(const char *a, const char *b)
     return row[lb];
 }
 
+/* "1.5" as thousandths. At least a hundredth, or nothing would ever run. */
+static int
+parse_cpus(const char *text, uint64_t *ret)
+{
+    char *end;
+    double value = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+
+    if (!(value >= 0.01 && value <= 100000) || *end || strspn(text, "0123456789.") != strlen(text))
+        return -1;
+    *ret = (uint64_t)(value * 1000 + 0.5);
+    return 0;
+}
+
+/* Without "." and doubled slashes, from here if relative. ".." stays, and is refused later: what it
+ * means depends on links. */
+static int
+make_plain(const char *path, size_t len, char into[static PATH_MAX])
+{
+    char whole[2 * PATH_MAX];
+    size_t n = 0;
+
+    if (len == 0 || len >= PATH_MAX)
+        return -1;
+    if (*path != '/' && !getcwd(whole, PATH_MAX))
+        return -1;
+    n = *path == '/' ? 0 : strlen(whole);
+    snprintf(whole + n, sizeof whole - n, "/%.*s", (int)len, path);
+    n = 0;
+    for (const char *at = whole; *at;) {
+        size_t name = strcspn(at + 1, "/");
+        if (name > 0 && !(name == 1 && at[1] == '.')) {
+            if (n + 1 + name >= PATH_MAX)
+                return -1;
+            memcpy(into + n, at, 1 + name);
+            n += 1 + name;
+        }
+        at += 1 + name;
+    }
+    if (n == 0)
+        into[n++] = '/';
+    into[n] = 0;
+    return 0;
+}
+
+char *
+options_mount_in_full(const char *value, struct err *err)
+{
+    const char *mode = strrchr(value, ':'), *colon;
+    char source[PATH_MAX], target[PATH_MAX], *full = NULL;
+    size_t len = strlen(value);
+
+    if (mode && (strcmp(mode, ":ro") == 0 || strcmp(mode, ":rw") == 0))
+        len = (size_t)(mode - value);
+    else
+        mode = ":ro";
+    colon = memchr(value, ':', len);
+    if (make_plain(value, colon ? (size_t)(colon - value) : len, source) < 0 ||
+        (colon && (colon[1] != '/' ||
+                   make_plain(colon + 1, len - (size_t)(colon + 1 - value), target) < 0)) ||
+        (colon && memchr(colon + 1, ':', len - (size_t)(colon + 1 - value)))) {
+        err_set(err, EINVAL, "--mount '%s' is not SRC[:DST][:ro|rw] with an absolute DST", value);
+        return NULL;
+    }
+    if (asprintf(&full, "%s:%s%s", source, colon ? target : source, mode) < 0) {
+        err_errno(err, "keep --mount");
+        return NULL;
+    }
+    return full;
+}
+
 static int
 set_option(struct options *o, const struct option *opt, const char *value, struct err *err)
 {
     void *field = (char *)o + opt->offset;
-    char *copy;
+    char *copy, plain[PATH_MAX];
 
     switch (opt->kind) {
+    case PLACE:
+        if (make_plain(value, strlen(value), plain) < 0)
+            return err_set(err, EINVAL, "--%s '%s' is no path", opt->name, value);
+        value = plain;
+        /* fall through */
     case TEXT:
         copy = strdup(value);
         if (!copy)
@@ -71,8 +149,19 @@ set_option(struct options *o, const struct option *opt, const char *value, struc
             return err_set(err, EINVAL, "--%s '%s' is no %s", opt->name, value,
                            opt->kind == SIZE ? "size (as 512m, 2g)" : "number");
         return 0;
+    case CPUS:
+        return parse_cpus(value, field) < 0
+                   ? err_set(err, EINVAL, "--%s '%s' is no number of processors (as 0.5, 2)", opt->name,
+                             value)
+                   : 0;
     case LIST:
         return strv_add(field, value) < 0 ? err_errno(err, "keep --%s", opt->name) : 0;
+    case MOUNT: {
+        scoped(str_free) char *full = options_mount_in_full(value, err);
+        if (!full)
+            return -1;
+        return strv_add(field, full) < 0 ? err_errno(err, "keep --%s", opt->name) : 0;
+    }
     case LEVEL:
         *(int *)field = log_level_parse(value);
         if (*(int *)field < 0)
@@ -96,10 +185,18 @@ find_option(const char *word, size_t len)
     return NULL;
 }
 
+/* What notebook runners say to IPython, so that their cells are not in a person's history. */
+static const char *const no_history[] = {"--HistoryManager.hist_file=:memory:",
+                                         "--HistoryManager.enabled=False"};
+
 static int
-pass_over(const char *word, size_t len, struct err *err)
+pass_over(struct options *o, const char *word, size_t len, struct err *err)
 {
     char name[WIDTH_MAX + 1];
+
+    for (size_t i = 0; i < countof(no_history); i++)
+        if (strcmp(word, no_history[i]) == 0 && !o->history && !(o->history = strdup("session")))
+            return err_errno(err, "keep '%s'", word);
 
     if (len > 2 && len - 2 <= WIDTH_MAX && strncmp(word, "--", 2) == 0) {
         snprintf(name, sizeof name, "%.*s", (int)len - 2, word + 2);
@@ -112,10 +209,39 @@ pass_over(const char *word, size_t len, struct err *err)
     return 0;
 }
 
-int
-options_read(int argc, char **argv, struct options *ret, struct err *err)
+/* What a person believes to have is what there is: nothing is guessed from half a wish. */
+static int
+check_network(const struct options *o, struct err *err)
 {
-    scoped(options_release) struct options o = {.pids = 1024, .files = 4096, .log_level = LOG_WARNING};
+    scoped(rules_release) struct rules rules = {0};
+    const char *kind = o->network ? o->network : o->allow.len ? "allow" : "none";
+
+    if (strcmp(kind, "none") != 0 && strcmp(kind, "allow") != 0 && strcmp(kind, "all") != 0)
+        return err_set(err, EINVAL, "--network '%s' is not one of none, allow, all", kind);
+    if (strcmp(kind, "none") == 0 && o->allow.len)
+        return err_set(err, EINVAL, "--network none contradicts --allow '%s'", o->allow.item[0]);
+    if (strcmp(kind, "allow") == 0 && !o->allow.len)
+        return err_set(err, EINVAL, "--network allow needs an --allow HOST[:PORT] for each host");
+    for (size_t i = 0; i < o->allow.len; i++) {
+        if (rules_add(&rules, o->allow.item[i], err) < 0)
+            return err_wrap(err, "--allow");
+        if (rules.all)
+            return err_set(err, EINVAL, "--allow '" RULES_ALL "' is said as --network all");
+        if (strcmp(kind, "all") == 0 && rules.item[i].kind != RULE_NETWORK)
+            return err_set(err, EINVAL,
+                           "--network all contradicts --allow '%s': that name is allowed as every "
+                           "other; with it, --allow lists private addresses",
+                           o->allow.item[i]);
+    }
+    if (o->resolver && strcmp(kind, "none") == 0)
+        return err_set(err, EINVAL, "--resolver means nothing without --allow or --network all");
+    return o->resolver && resolver_check(o->resolver, err) < 0 ? err_wrap(err, "--resolver") : 0;
+}
+
+int
+options_read(int argc, char **argv, int strict, struct options *ret, struct err *err)
+{
+    scoped(options_release) struct options o = {.pids = 1024, .files = 4096, .disk = 10ull << 30, .log_level = LOG_WARNING};
 
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i], *equals = strchr(word, '=');
@@ -124,8 +250,10 @@ options_read(int argc, char **argv, struct options *ret, struct err *err)
         const char *value = equals ? equals + 1 : NULL;
 
         if (!opt) {
-            if (pass_over(word, len, err) < 0)
+            if (pass_over(&o, word, len, err) < 0)
                 return -1;
+            if (strict)
+                return err_set(err, EINVAL, "there is no option '%s'", word);
             continue;
         }
         if (!value && ++i < argc)
@@ -135,6 +263,8 @@ options_read(int argc, char **argv, struct options *ret, struct err *err)
         if (set_option(&o, opt, value, err) < 0)
             return -1;
     }
+    if (check_network(&o, err) < 0)
+        return -1;
     *ret = o;
     o = (struct options){0}; /* moved to the caller */
     return 0;
@@ -146,6 +276,16 @@ options_release(struct options *o)
     free(o->connection_file);
     free(o->python);
     free(o->workdir);
+    free(o->profile);
+    free(o->image);
+    free(o->containment);
+    free(o->hostname);
+    free(o->name);
+    free(o->history);
+    strv_release(&o->mounts);
+    free(o->network);
+    free(o->resolver);
+    strv_release(&o->allow);
     strv_release(&o->environment);
     *o = (struct options){0};
 }

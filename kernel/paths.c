@@ -12,8 +12,8 @@
 
 #include "base/base.h"
 
-static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], interpreter[PATH_MAX],
-    glue[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
+static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], unpack[PATH_MAX],
+    interpreter[PATH_MAX], glue[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
 place(char into[static PATH_MAX], const char *prefix, const char *rest, struct err *err)
@@ -56,7 +56,11 @@ paths_find(struct err *err)
     find_home();
     if (place(broker, prefix, "/libexec/husk/husk-sandbox", err) < 0 ||
         place(init, prefix, "/libexec/husk/husk-init", err) < 0 ||
+        place(ports, prefix, "/libexec/husk/husk-ports", err) < 0 ||
+        place(network, prefix, "/libexec/husk/husk-network", err) < 0 ||
+        place(unpack, prefix, "/libexec/husk/husk-unpack", err) < 0 ||
         place(interpreter, prefix, "/lib/husk/interpreter", err) < 0 ||
+        place(agent, prefix, "/lib/husk/interpreter/husk-agent", err) < 0 ||
         place(glue, prefix, "/lib/husk/interpreter/husk_interpreter/__main__.py", err) < 0 ||
         place(probe, prefix, "/lib/husk/interpreter/probe.py", err) < 0 ||
         place(logos, prefix, "/share/husk/logos", err) < 0)
@@ -83,9 +87,33 @@ paths_init(void)
 }
 
 const char *
+paths_network(void)
+{
+    return network;
+}
+
+const char *
+paths_ports(void)
+{
+    return ports;
+}
+
+const char *
+paths_unpack(void)
+{
+    return unpack;
+}
+
+const char *
 paths_interpreter(void)
 {
     return interpreter;
+}
+
+const char *
+paths_agent(void)
+{
+    return agent;
 }
 
 const char *
@@ -144,5 +172,35 @@ paths_state(const char *name, struct err *err)
         free(path);
         return NULL;
     }
+    return path;
+}
+
+/* Others may go through it, and nobody but root may have made it. */
+static int
+make_passage(const char *path, struct err *err)
+{
+    struct stat st;
+
+    if (mkdir(path, 0711) < 0 && errno != EEXIST)
+        return err_errno(err, "make '%s'", path);
+    if (lstat(path, &st) < 0)
+        return err_errno(err, "look at '%s'", path);
+    if (!S_ISDIR(st.st_mode) || st.st_uid != 0 || (st.st_mode & 022))
+        return err_set(err, EPERM, "'%s' is not a directory that only root can write", path);
+    return (st.st_mode & 0777) != 0711 && chmod(path, 0711) < 0 ? err_errno(err, "open '%s'", path) : 0;
+}
+
+char *
+paths_layers(const char *containment, struct err *err)
+{
+    char *path;
+
+    if (geteuid() != 0 || strcmp(containment, "landlock") != 0)
+        return paths_state("sandboxes", err);
+    if (make_passage("/var/lib/husk", err) < 0 || make_passage("/var/lib/husk/sandboxes", err) < 0)
+        return NULL;
+    path = strdup("/var/lib/husk/sandboxes");
+    if (!path)
+        err_errno(err, "name the directory for layers");
     return path;
 }

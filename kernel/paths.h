@@ -12,12 +12,19 @@ int paths_find(struct err *err);
 const char *paths_program(void);     /* husk itself */
 const char *paths_broker(void);      /* libexec/husk/husk-sandbox */
 const char *paths_init(void);        /* libexec/husk/husk-init */
+const char *paths_network(void);     /* libexec/husk/husk-network */
+const char *paths_ports(void);       /* libexec/husk/husk-ports */
+const char *paths_unpack(void);      /* libexec/husk/husk-unpack */
 const char *paths_interpreter(void); /* lib/husk/interpreter: visible in every sandbox */
+const char *paths_agent(void);       /* husk-agent, beside it: executed inside only */
 const char *paths_glue(void);        /* the script that Python is started with */
 const char *paths_probe(void);
 const char *paths_logos(void);       /* share/husk/logos */
 
 /* The user's home directory, from HOME or else the user database. */
 const char *paths_home(void);
+/* Where the private directories of sandboxes lie: "sandboxes" of the state directory. Without namespaces
+ * root's sandboxes are other users, who cannot come there: below /var/lib/husk, then. The same. */
+char *paths_layers(const char *containment, struct err *err);
 /* $XDG_STATE_HOME/husk/NAME, made with mode 0700; NULL and err set on failure. Caller frees. */
 char *paths_state(const char *name, struct err *err);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel/json.h"
+#include "base/json.h"
 #include "kernel/kernel.h"
 
 void
@@ -16,13 +16,14 @@ static void
 end(struct kernel *k, struct request *r)
 {
     iopub_status(&k->iopub, "idle", request_header(r));
+    k->last_asked = now_ms();
     request_free(r);
 }
 
 /* Sends a message of type `type` to the client that sent r. */
 static void
 send_to_client(struct kernel *k, void *socket, struct request *r, const char *type,
-               struct bytes metadata, struct bytes content)
+               struct bytes metadata, struct bytes content, const struct bytes *buffers, size_t n)
 {
     scoped(buf_release) struct buf header = {0};
     struct bytes part[WIRE_PARTS];
@@ -41,21 +42,47 @@ send_to_client(struct kernel *k, void *socket, struct request *r, const char *ty
     send_bytes(socket, BYTES(WIRE_DELIMITER), 1);
     send_bytes(socket, bytes_of(sig), 1);
     for (int i = 0; i < WIRE_PARTS; i++)
-        send_bytes(socket, part[i], i + 1 < WIRE_PARTS);
+        send_bytes(socket, part[i], i + 1 < WIRE_PARTS || n > 0);
+    for (size_t i = 0; i < n; i++)
+        send_bytes(socket, buffers[i], i + 1 < n);
+}
+
+/* Closes the metadata. */
+static void
+add_cost(const struct cost *c, char *metadata, size_t size)
+{
+    size_t len = strlen(metadata);
+
+    if (c->wall_us == 0)
+        snprintf(metadata + len, size - len, "}");
+    else
+        snprintf(metadata + len, size - len,
+                 ",\"usage\":{\"wall_ms\":%.3f,\"cpu_ms\":%.3f,\"throttled_ms\":%.3f,"
+                 "\"peak_memory_bytes\":%llu}}",
+                 (double)c->wall_us / 1e3, (double)c->cpu_us / 1e3, (double)c->throttled_us / 1e3,
+                 (unsigned long long)c->peak);
+}
+
+void
+reply_buffers(struct kernel *k, struct request *r, struct bytes content, const char *status,
+              const struct bytes *buffers, size_t n)
+{
+    char metadata[512];
+
+    snprintf(metadata, sizeof metadata,
+             "{\"started\":\"%s\",\"dependencies_met\":true,\"engine\":\"%s\",\"status\":\"%s\"",
+             r->started, wire_session(k->wire), status);
+    add_cost(&r->cost, metadata, sizeof metadata);
+    if (r->type->reply)
+        send_to_client(k, k->sockets.socket[r->channel], r, r->type->reply, bytes_of(metadata),
+                       content, buffers, n);
+    end(k, r);
 }
 
 void
 reply_content(struct kernel *k, struct request *r, struct bytes content, const char *status)
 {
-    char metadata[256];
-
-    snprintf(metadata, sizeof metadata,
-             "{\"started\":\"%s\",\"dependencies_met\":true,\"engine\":\"%s\",\"status\":\"%s\"}",
-             r->started, wire_session(k->wire), status);
-    if (r->type->reply)
-        send_to_client(k, k->sockets.socket[r->channel], r, r->type->reply, bytes_of(metadata),
-                       content);
-    end(k, r);
+    reply_buffers(k, r, content, status, NULL, 0);
 }
 
 static void

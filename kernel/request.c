@@ -52,8 +52,26 @@ queue_take(struct request_queue *q)
     return r;
 }
 
+struct request *
+queue_take_slot(struct request_queue *q, uint32_t slot)
+{
+    struct request *before = NULL, *r = q->first;
+
+    while (r && r->slot != slot) {
+        before = r;
+        r = r->next;
+    }
+    if (!r)
+        return NULL;
+    *(before ? &before->next : &q->first) = r->next;
+    if (q->last == r)
+        q->last = before;
+    r->next = NULL;
+    return r;
+}
+
 void
-parents_add(struct parents *p, uint32_t slot, struct bytes header)
+parents_add(struct parents *p, uint32_t slot, struct bytes header, int latest)
 {
     struct buf *kept = &p->entry[slot % PARENTS].header;
 
@@ -61,7 +79,8 @@ parents_add(struct parents *p, uint32_t slot, struct bytes header)
     if (buf_add(kept, header.data, header.len) < 0)
         return; /* late output of this cell will belong to the latest one */
     p->entry[slot % PARENTS].slot = slot;
-    p->latest = slot;
+    if (latest || !p->latest)
+        p->latest = slot;
 }
 
 struct bytes

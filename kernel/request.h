@@ -2,7 +2,7 @@
  *
  * request.h: the table of open requests. A request is open from its verified arrival until its
  * idle; whatever the interpreter does, each gets one reply and one idle. Those for the
- * interpreter wait in a queue and are answered one after the other.
+ * interpreter wait in the queue of a shell (shells.h).
  */
 #pragma once
 
@@ -10,6 +10,15 @@
 #include "kernel/wire.h"
 
 struct request_type;
+
+/* What a cell took. */
+struct cost {
+    int64_t wall_us;      /* 0: not measured */
+    int64_t cpu_us;       /* as the interpreter says, with children that have ended */
+    int64_t throttled_us; /* of waiting for --cpus */
+    uint64_t peak;        /* bytes of memory: of the whole sandbox where that is counted, else of
+                             the interpreter, as it says */
+};
 
 struct request {
     struct request *next; /* in the queue */
@@ -23,6 +32,10 @@ struct request {
     uint32_t count;   /* the cell's number */
     char started[32]; /* date */
     int aborted;      /* an earlier cell failed: it will not run */
+    int64_t began;    /* microseconds of CLOCK_MONOTONIC, when the interpreter got it; 0: not yet */
+    struct cost cost; /* when it is over */
+    int64_t waits_until; /* ms: questions about names, see aside.h; 0: others */
+    uint64_t oom_kills; /* sandbox_request: of the sandbox, when it was asked */
 };
 
 /* Takes the frames (and leaves *frames empty). NULL and errno without memory. */
@@ -46,6 +59,7 @@ struct request_queue {
 };
 void queue_put(struct request_queue *q, struct request *r);
 struct request *queue_take(struct request_queue *q); /* NULL when empty */
+struct request *queue_take_slot(struct request_queue *q, uint32_t slot); /* NULL: not in it */
 
 /* Headers of requests, by slot, also of those that are done: a thread or a task may print when
  * its cell is over. The oldest are forgotten; unknown slots belong to the latest. */
@@ -57,6 +71,7 @@ struct parents {
     } entry[PARENTS];
     uint32_t latest;
 };
-void parents_add(struct parents *p, uint32_t slot, struct bytes header);
+/* If it is the `latest`, what no request said to be its own belongs to it. */
+void parents_add(struct parents *p, uint32_t slot, struct bytes header, int latest);
 struct bytes parents_find(const struct parents *p, uint32_t slot);
 void parents_release(struct parents *p);

@@ -2,6 +2,7 @@
 #include "kernel/sockets.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,6 @@
 #include "kernel/exits.h"
 
 #define BIND_TRIES 20 /* of 50 ms */
-#define IOPUB_HWM 16384 /* messages queued for one subscriber before it counts as stopped */
 
 static const int types[CHANNELS] = {[SHELL] = ZMQ_ROUTER,
                                     [CONTROL] = ZMQ_ROUTER,
@@ -41,6 +41,9 @@ configure(void *socket, enum channel channel)
                        set_int(socket, ZMQ_SNDHWM, IOPUB_HWM) < 0
                    ? -1
                    : 0;
+    /* A question to a client whose stdin is not connected yet must be told, not dropped. */
+    if (channel == STDIN && set_int(socket, ZMQ_ROUTER_MANDATORY, 1) < 0)
+        return -1;
     /* A client that reconnects comes with its old identity (ipykernel issue 270). */
     return set_int(socket, ZMQ_ROUTER_HANDOVER, 1) < 0 || set_int(socket, ZMQ_SNDHWM, 0) < 0 ||
                    set_int(socket, ZMQ_RCVHWM, 0) < 0
@@ -62,18 +65,66 @@ check_ipc_path(const char *address, struct strv *files, struct err *err)
     return strv_add(files, path) < 0 ? err_errno(err, "keep '%s'", path) : 0;
 }
 
+/* As a server of CurveZMQ, which takes every client that knows the public key. */
 static int
-bind_one(struct sockets *s, const struct conn *conn, enum channel channel, struct err *err)
+encrypt(void *socket, const struct conn *conn)
+{
+    int on = 1;
+
+    if (!conn->curve_secret)
+        return 0;
+    return zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) < 0 ||
+                   zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, conn->curve_secret, CURVE_Z85 + 1) < 0
+               ? -1
+               : 0;
+}
+
+/* A number for a socket file that does not exist. libzmq chooses those of TCP itself. */
+static void
+choose_file(struct conn *conn, enum channel channel)
+{
+    char address[512];
+
+    if (conn->port[channel] || strcmp(conn->transport, "ipc") != 0)
+        return;
+    do
+        conn->port[channel] = 1 + (int)randombytes_uniform(65535);
+    while (conn_address(conn, channel, address, sizeof address) == 0 &&
+           access(address + strlen("ipc://"), F_OK) == 0);
+}
+
+/* The port that was chosen for us. */
+static int
+read_port(void *socket, int *port)
+{
+    char address[512];
+    size_t size = sizeof address;
+
+    if (*port)
+        return 0;
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, address, &size) < 0 || !strrchr(address, ':'))
+        return -1;
+    *port = atoi(strrchr(address, ':') + 1);
+    return 0;
+}
+
+static int
+bind_one(struct sockets *s, struct conn *conn, enum channel channel, struct err *err)
 {
     char address[512];
     struct timespec pause = {.tv_nsec = 50000000};
 
+    choose_file(conn, channel);
     if (conn_address(conn, channel, address, sizeof address) < 0)
         return err_set(err, ENAMETOOLONG, "the address of %s is too long", channel_names[channel]);
     s->socket[channel] = zmq_socket(s->context, types[channel]);
     if (!s->socket[channel] || configure(s->socket[channel], channel) < 0)
         return err_set(err, errno, "make the %s socket: %s", channel_names[channel],
                        zmq_strerror(errno));
+    if (encrypt(s->socket[channel], conn) < 0)
+        return err_set(err, errno, "encrypt %s: %s", channel_names[channel],
+                       errno == EINVAL ? "the keys are none, or this libzmq has no CurveZMQ"
+                                       : zmq_strerror(errno));
     if (check_ipc_path(address, &s->files, err) < 0)
         return err_wrap(err, "bind %s", channel_names[channel]);
     for (int tries = 0; zmq_bind(s->socket[channel], address) < 0; tries++) {
@@ -82,11 +133,13 @@ bind_one(struct sockets *s, const struct conn *conn, enum channel channel, struc
                            zmq_strerror(errno));
         nanosleep(&pause, NULL);
     }
+    if (read_port(s->socket[channel], &conn->port[channel]) < 0)
+        return err_set(err, errno, "bind %s: %s", channel_names[channel], zmq_strerror(errno));
     return 0;
 }
 
 int
-sockets_open(const struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err)
+sockets_open(struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err)
 {
     struct sockets s = {.context = zmq_ctx_new()};
     mode_t mask = umask(077); /* socket files are for their owner only */

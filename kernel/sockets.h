@@ -10,15 +10,17 @@
 
 #include "kernel/conn.h"
 
+#define IOPUB_HWM 16384 /* messages queued for one subscriber before it counts as stopped */
+
 struct sockets {
     void *context;
     void *socket[CHANNELS];
     struct strv files; /* of ipc sockets, to remove */
 };
 
-/* Binds all. A busy address is tried again for a second: the kernel before us may still be on
+/* Binds all; ports that are 0 are chosen and written into `conn`. A busy address is tried again for a second: the kernel before us may still be on
  * its way out. *ret_exit is what the program should exit with on failure. */
-int sockets_open(const struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err);
+int sockets_open(struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err);
 /* Sends what is queued for at most `linger_ms`, closes, removes socket files. */
 void sockets_close(struct sockets *sockets, int linger_ms);
 

@@ -14,6 +14,7 @@
 
 #define PIPE_BYTES (256 << 10) /* asked for; a user's quota may give less */
 #define PIPE_HELD (1u << 20)   /* bytes of one pipe held before they are emitted */
+#define PIPE_PIECE (64u << 10) /* bytes that are emitted before it is asked whether more may be */
 #define SOCKET_BYTES (1 << 20)
 
 /*** Open and close ***/
@@ -71,9 +72,23 @@ open_memory(struct timeline *t, struct timeline_ends *ends, struct err *err)
 }
 
 static int
-open_pipes(struct timeline *t, struct timeline_ends *ends, struct err *err)
+open_socket(int *ours, int *theirs, struct err *err)
 {
     int pair[2], size = SOCKET_BYTES;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, "make a socket");
+    *ours = pair[0];
+    *theirs = pair[1];
+    for (int i = 0; i < 2; i++)
+        (void)setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    return fd_nonblock(*ours) < 0 ? err_errno(err, "make a socket") : 0;
+}
+
+static int
+open_pipes(struct timeline *t, struct timeline_ends *ends, struct err *err)
+{
+    int pair[2];
 
     for (int i = 0; i < 2; i++) {
         if (pipe2(pair, O_CLOEXEC) < 0)
@@ -87,13 +102,9 @@ open_pipes(struct timeline *t, struct timeline_ends *ends, struct err *err)
         if (fd_nonblock(pair[0]) < 0)
             return err_errno(err, "make a pipe");
     }
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        return err_errno(err, "make a socket");
-    t->socket = pair[0];
-    ends->fd[INTERP_FD_SOCKET - 1] = pair[1];
-    for (int i = 0; i < 2; i++)
-        (void)setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    return fd_nonblock(t->socket) < 0 ? err_errno(err, "make a socket") : 0;
+    if (open_socket(&t->side, &ends->fd[INTERP_FD_SIDE - 1], err) < 0)
+        return -1;
+    return open_socket(&t->socket, &ends->fd[INTERP_FD_SOCKET - 1], err);
 }
 
 static void
@@ -109,8 +120,8 @@ int
 timeline_open(struct timeline *t, struct timeline_sink sink, struct timeline_ends *ret,
               struct err *err)
 {
-    *t = (struct timeline){.sink = sink, .socket = -1, .pipe = {-1, -1}};
-    *ret = (struct timeline_ends){{-1, -1, -1, -1, -1, -1, -1}};
+    *t = (struct timeline){.sink = sink, .socket = -1, .side = -1, .pipe = {-1, -1}};
+    *ret = (struct timeline_ends){{-1, -1, -1, -1, -1, -1, -1, -1, -1}};
     if (open_memory(t, ret, err) < 0 || open_pipes(t, ret, err) < 0) {
         for (size_t i = 0; i < countof(ret->fd); i++)
             fd_close(&ret->fd[i]);
@@ -125,6 +136,7 @@ void
 timeline_close(struct timeline *t)
 {
     fd_close(&t->socket);
+    fd_close(&t->side);
     fd_close(&t->pipe[0]);
     fd_close(&t->pipe[1]);
     if (t->ring)
@@ -135,7 +147,7 @@ timeline_close(struct timeline *t)
     buf_release(&t->held[1]);
     buf_release(&t->in);
     buf_release(&t->scratch);
-    *t = (struct timeline){.socket = -1, .pipe = {-1, -1}};
+    *t = (struct timeline){.socket = -1, .side = -1, .pipe = {-1, -1}};
 }
 
 /*** Pipes ***/
@@ -382,7 +394,9 @@ timeline_run(struct timeline *t, struct err *err)
         return -1;
     if (t->tail >= head)
         for (int i = 0; i < 2; i++)
-            emit_pipe(t, i, limit[i]);
+            while (t->held[i].len && t->emitted[i] < limit[i] && !t->sink.full(t->sink.self))
+                emit_pipe(t, i, t->emitted[i] + PIPE_PIECE < limit[i] ? t->emitted[i] + PIPE_PIECE
+                                                                      : limit[i]);
     if (t->look_again && now_ms() >= t->look_again) {
         arm(t);
         /* A writer that came between our look and the bell did not ring it. */

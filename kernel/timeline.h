@@ -25,6 +25,7 @@ struct timeline_sink {
 struct timeline {
     struct timeline_sink sink;
     int socket;  /* to the interpreter, non-blocking */
+    int side;    /* the second one, which is only written to; non-blocking */
     int pipe[2]; /* read ends, non-blocking; -1 at their end */
     const struct ring *ring;
     const uint8_t *ring_data;
@@ -43,7 +44,8 @@ struct timeline {
 
 /* What the interpreter needs for its half, to be passed on and closed by the caller. */
 struct timeline_ends {
-    int fd[7]; /* become descriptors 1 to 7: pipes, socket, ring, progress, read ends (interp.h) */
+    int fd[9]; /* become descriptors 1 to 9: pipes, socket, ring, progress, read ends, the socket
+                  beside (interp.h); the last, that of aside.def, is the caller's to fill */
 };
 
 int timeline_open(struct timeline *t, struct timeline_sink sink, struct timeline_ends *ret,

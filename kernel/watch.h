@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * watch.h: the time of the running cell: its limit, and what happens when it does not hear an
+ * watch.h: the time of the running cell of a shell: its limit, and what happens when it does not hear an
  * interrupt.
  *
  *     running --limit--> interrupted --1 s--> asked where it hangs
  *                            ^                     |
- *        interrupt_request --'                     | only if the limit struck:
+ *        interrupt_request --'                     | if the limit struck, or with --interrupt-timeout:
  *                                                  +--grace--> interrupted again --grace--> killed
  *
- * Each stage is told to the user. An interrupt alone never kills: the user may wait, or restart.
+ * Each stage is told to the user. Without that option an interrupt alone never kills: the user may wait,
+ * or restart.
  */
 #pragma once
 
@@ -26,7 +27,9 @@ struct watch {
 };
 
 struct kernel;
-void watch_start(struct kernel *k);       /* a cell begins */
-void watch_interrupted(struct kernel *k); /* it was interrupted by the user */
-void watch_stop(struct kernel *k);        /* it is over */
+struct shell;
+void watch_start(struct kernel *k, struct shell *s); /* a cell begins in this shell */
+void watch_interrupted(struct shell *s);             /* it was interrupted by the user */
+void watch_stop(struct shell *s);                    /* it is over */
 void watch_tick(struct kernel *k, int64_t now);
+int64_t watch_deadline(const struct kernel *k); /* ms; 0: none */

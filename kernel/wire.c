@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernel/json.h"
+#include "base/json.h"
 #include "wall/frame.h"
 
 #define DIGEST_MAX EVP_MAX_MD_SIZE
@@ -196,6 +196,14 @@ verify(struct wire *w, struct bytes sig, const struct bytes part[static WIRE_PAR
     return 0;
 }
 
+int
+wire_check(struct wire *w, struct bytes signature, struct bytes part, struct err *err)
+{
+    const struct bytes alone[WIRE_PARTS] = {part};
+
+    return verify(w, signature, alone, err);
+}
+
 static int
 parse(const struct bytes *frames, size_t delimiter, size_t n, struct wire_msg *m, struct err *err)
 {
@@ -211,8 +219,8 @@ parse(const struct bytes *frames, size_t delimiter, size_t n, struct wire_msg *m
         if (i != WIRE_CONTENT && json_check_object(m->part[i], &why) < 0)
             return err_set(err, EBADMSG, "%s: %s", names[i], why.text);
     }
-    if (json_get(m->part[WIRE_HEADER], "msg_id", &m->msg_id) != JSON_STRING ||
-        json_get(m->part[WIRE_HEADER], "msg_type", &m->msg_type) != JSON_STRING)
+    if (json_get(m->part[WIRE_HEADER], "msg_id", &m->msg_id) != J_STRING ||
+        json_get(m->part[WIRE_HEADER], "msg_type", &m->msg_type) != J_STRING)
         return err_set(err, EBADMSG, "a header without msg_id and msg_type");
     return 0;
 }

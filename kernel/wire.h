@@ -13,7 +13,7 @@
 #include "base/base.h"
 #include "base/err.h"
 
-#define WIRE_PROTOCOL "5.5"   /* everywhere: header, kernel_info, kernelspec */
+#define WIRE_PROTOCOL "5.6"   /* everywhere: header, kernel_info, kernelspec */
 #define WIRE_DELIMITER "<IDS|MSG>"
 #define WIRE_SIGNATURE 129    /* bytes: the longest hex digest (sha512) and a NUL */
 #define WIRE_REPLAYS 65536    /* signatures remembered */
@@ -53,6 +53,10 @@ const char *wire_last_id(const struct wire *wire);
 /* Hex signature of four parts; "" without a key. Returns its length. */
 size_t wire_sign(struct wire *wire, const struct bytes part[static WIRE_PARTS],
                  char into[static WIRE_SIGNATURE]);
+
+/* Verifies the signature of one part alone, as in a registration (messaging.rst, "Kernel startup
+ * handshake"); wire_sign() makes one if the other parts are empty. */
+int wire_check(struct wire *wire, struct bytes signature, struct bytes part, struct err *err);
 
 /* The present time as the protocol writes it: "2026-11-24T10:00:00.123456Z". */
 const char *wire_date(char into[static 32]);

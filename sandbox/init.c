@@ -6,7 +6,13 @@
  * it runs in need not have any library.
  *
  * It is forked by hostile children in no way and reads nothing that they write.
+ *
+ * With containment landlock (the first argument says so) there is no pid namespace and it is not pid
+ * 1: then it is the subreaper of its descendants, ends them itself (kin.h), outlives the broker for
+ * that, and is asked for each process that they start (forks.h): beyond so many as the second argument
+ * says it refuses.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,28 +27,37 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sandbox/forks.h"
 #include "sandbox/join.h"
+#include "sandbox/kin.h"
 #include "wall/sandbox.h"
 
 #define PROCESSES 256 /* started here and not yet gone */
+#define SWEEP_MS 2000  /* for a sweep that spares some */
 
 struct process {
     pid_t pid; /* also its process group; 0: free */
     uint32_t slot;
+    int stays; /* over SWEEP */
 };
 
 struct init {
     struct process process[PROCESSES];
     struct join_policy policy;
     uint8_t *policy_bytes; /* owned; policy points into it */
+    struct forks forks;
     struct buf packet;
     int ready;
 };
+
+static int alone; /* no pid namespace ends our children with us */
 
 /* Nothing sensible is left to do when the broker cannot be told: the sandbox ends. */
 static void __attribute__((noreturn))
 give_up(void)
 {
+    if (alone)
+        kin_end(-1);
     _exit(1);
 }
 
@@ -64,7 +79,7 @@ tell_failure(uint32_t slot, const char *step, const struct err *why)
          parts, countof(parts));
 }
 
-/* POLICY: two programs, each a part, then the rules. Kept for the life of the sandbox. */
+/* POLICY: three programs, each a part, the last may be empty; then the rules. Kept for the life of the sandbox. */
 static int
 on_policy(struct init *in, const struct frame *f, struct err *err)
 {
@@ -80,7 +95,7 @@ on_policy(struct init *in, const struct frame *f, struct err *err)
     kept.payload = in->policy_bytes;
     for (; frame_next(&kept, &at, &part); n++) {
         if (n < countof(in->policy.filter)) {
-            struct sock_filter *code = malloc(part.len);
+            struct sock_filter *code = malloc(part.len + 1);
             if (!code)
                 return err_errno(err, "keep the policy");
             memcpy(code, part.data, part.len); /* aligned, unlike the frame */
@@ -135,13 +150,13 @@ free_process(struct init *in)
 
 /* Forks, and waits until the child has executed or told why not: a few hundred microseconds. */
 static pid_t
-start(struct join *join, struct join_failure *failure)
+start(struct init *in, struct join *join, struct join_failure *failure)
 {
-    int report[2];
+    int report[2], listener, kept = 0;
     ssize_t n;
     pid_t pid;
 
-    if (pipe2(report, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, report) < 0 || (pid = fork()) < 0) {
         err_errno(&failure->err, "start a process");
         snprintf(failure->step, sizeof failure->step, "fork");
         return -1;
@@ -151,12 +166,16 @@ start(struct join *join, struct join_failure *failure)
         join_run(join);
     }
     close(report[1]);
-    do
-        n = read(report[0], failure, sizeof *failure);
-    while (n < 0 && errno == EINTR);
+    while ((n = forks_hear(report[0], failure, sizeof *failure, &listener)) > 0 && listener >= 0)
+        kept |= forks_keep(&in->forks, listener);
     close(report[0]);
-    if (n == 0)
+    if (n == 0 && kept == 0)
         return pid;
+    if (kept < 0) {
+        err_set(&failure->err, EAGAIN, "processes of %d were started here and still run", FORKS_LISTENERS);
+        snprintf(failure->step, sizeof failure->step, "forks");
+        kill(pid, SIGKILL);
+    }
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
     return -1;
@@ -179,11 +198,11 @@ on_spawn(struct init *in, const struct frame *f, const int *fds)
     else if (!where || !argv || !environment || !argv[0])
         err_set(&failure.err, EINVAL, "a command without arguments");
     else
-        pid = start(&join, &failure);
+        pid = start(in, &join, &failure);
     if (pid < 0) {
         tell_failure(f->slot, failure.step, &failure.err);
     } else {
-        *process = (struct process){.pid = pid, .slot = f->slot};
+        *process = (struct process){.pid = pid, .slot = f->slot, .stays = f->value == 1};
         tell((struct frame){.number = SANDBOX_SPAWNED, .slot = f->slot, .value = (uint32_t)pid},
              NULL, 0);
     }
@@ -203,20 +222,93 @@ on_signal(struct init *in, const struct frame *f)
 }
 
 static void
-reap(struct init *in)
+tell_exited(struct init *in, struct process *p, int status)
 {
     struct bytes no_cause = {(const uint8_t *)"", 0};
+
+    tell((struct frame){.number = SANDBOX_EXITED, .slot = p->slot, .value = (uint32_t)status}, &no_cause,
+         1);
+    p->pid = 0;
+}
+
+static void
+reap(struct init *in)
+{
     int status;
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         for (size_t i = 0; i < PROCESSES; i++)
-            if (in->process[i].pid == pid) {
-                tell((struct frame){.number = SANDBOX_EXITED, .slot = in->process[i].slot,
-                                    .value = (uint32_t)status},
-                     &no_cause, 1);
-                in->process[i].pid = 0;
-            }
+            if (in->process[i].pid == pid)
+                tell_exited(in, &in->process[i], status);
+}
+
+static int
+stays(const struct init *in, pid_t pid)
+{
+    for (size_t i = 0; i < PROCESSES; i++)
+        if (in->process[i].stays && in->process[i].pid == pid)
+            return 1;
+    return 0;
+}
+
+/* Kills the children of pid 1 but those that stay; how many there were. */
+static int
+kill_children(const struct init *in)
+{
+    DIR *proc = opendir("/proc");
+    struct dirent *e;
+    int n = 0;
+
+    while (proc && (e = readdir(proc)))
+        if (*e->d_name >= '1' && *e->d_name <= '9' && pid_parent(e->d_name) == 1 &&
+            !stays(in, (pid_t)atoi(e->d_name)) && kill((pid_t)atoi(e->d_name), SIGKILL) == 0)
+            n++;
+    if (proc)
+        closedir(proc);
+    return n;
+}
+
+/* Where something stays: whoever loses its parent becomes a child of pid 1, unless it descends from
+ * what stays, which takes in its own. So the children of pid 1 are killed until there are none;
+ * against one that forks faster than that, all are killed. */
+static int
+sweep_others(struct init *in)
+{
+    int64_t end = now_ms() + SWEEP_MS;
+    int any = 0;
+
+    for (size_t i = 0; i < PROCESSES; i++)
+        any |= in->process[i].stays && in->process[i].pid;
+    if (!any)
+        return -1;
+    while (kill_children(in) > 0) {
+        if (now_ms() > end)
+            return -1;
+        poll(NULL, 0, 1);
+        reap(in);
+    }
+    reap(in);
+    return 0;
+}
+
+/* Without a pid namespace nothing may be killed but kin. It has no end but theirs: none of them forks
+ * meanwhile, as nobody answers. */
+static int
+sweep_kin(struct init *in)
+{
+    pid_t spared[PROCESSES];
+    size_t n = 0;
+
+    for (size_t i = 0; i < PROCESSES; i++)
+        if (in->process[i].stays && in->process[i].pid)
+            spared[n++] = in->process[i].pid;
+    while (kin_kill(spared, n) > 0) {
+        poll(NULL, 0, 1);
+        reap(in);
+    }
+    reap(in);
+    return 0;
 }
 
 /* Kills everything else in the sandbox until nothing is left: a process that forks while it is
@@ -227,11 +319,15 @@ on_sweep(struct init *in)
     int status;
     pid_t pid;
 
+    if ((alone ? sweep_kin(in) : sweep_others(in)) == 0) {
+        tell((struct frame){.number = SANDBOX_SWEPT}, NULL, 0);
+        return;
+    }
     while (kill(-1, SIGKILL) == 0) {
         pid = waitpid(-1, &status, 0);
         for (size_t i = 0; pid > 0 && i < PROCESSES; i++)
             if (in->process[i].pid == pid)
-                in->process[i].pid = 0;
+                tell_exited(in, &in->process[i], status);
         if (pid < 0 && errno == ECHILD)
             break;
     }
@@ -270,20 +366,31 @@ on_packet(struct init *in)
     }
 }
 
+/* Exec made us dumpable and cleared nothing else: both doors are closed before anybody else is here
+ * to look through /proc/1. */
+static int
+close_doors(void)
+{
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+        return -1;
+    /* The kernel ends a pid namespace with its pid 1, so that may die with the broker. */
+    return alone ? prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) : prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+}
+
 int
-main(void)
+main(int argc, char **argv)
 {
     static struct init in;
-    struct pollfd wait[2];
+    struct pollfd wait[2 + FORKS_LISTENERS];
     sigset_t child;
     int signals;
 
-    /* exec made us dumpable and cleared nothing else: close both doors before anybody else is
-     * here to look through /proc/1. */
+    alone = argc > 2 && strcmp(argv[1], "landlock") == 0;
+    in.policy.level = alone ? LEVEL_LANDLOCK : LEVEL_FULL;
+    in.forks.limit = alone ? strtoull(argv[2], NULL, 10) : 0;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 ||
-        sigprocmask(SIG_BLOCK, &child, NULL) < 0 ||
+    if (close_doors() < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0 ||
         (signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0 ||
         fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0)
         give_up();
@@ -293,8 +400,13 @@ main(void)
     wait[1] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (;;) {
         struct signalfd_siginfo info;
-        if (poll(wait, 2, -1) < 0 && errno != EINTR)
-            give_up();
+        size_t n = forks_list(&in.forks, wait + 2);
+        if (poll(wait, 2 + n, -1) < 0) {
+            if (errno != EINTR)
+                give_up();
+            continue;
+        }
+        forks_answer(&in.forks, wait + 2);
         if (wait[1].revents) {
             while (read(signals, &info, sizeof info) > 0)
                 ;

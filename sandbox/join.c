@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "sandbox/forks.h"
 #include "sandbox/landlock.h"
 #include "wall/sandbox.h"
 
@@ -30,6 +31,14 @@ step_signals(struct join *j, struct err *err)
     if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
         return err_errno(err, "unblock signals");
     return setsid() < 0 ? err_errno(err, "start a session") : 0;
+}
+
+static int
+step_end(struct join *j, struct err *err)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        return err_errno(err, "ask to die with husk-init");
+    return 0;
 }
 
 static int
@@ -67,16 +76,26 @@ step_directory(struct join *j, struct err *err)
 static int
 step_landlock(struct join *j, struct err *err)
 {
-    return landlock_enter(j->policy->rule, j->policy->nrules, err);
+    return landlock_enter(j->policy->rule, j->policy->nrules,
+                          j->policy->level == LEVEL_LANDLOCK, err);
 }
 
 static int
 step_seccomp(struct join *j, struct err *err)
 {
-    for (size_t i = 0; i < countof(j->policy->filter); i++)
-        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &j->policy->filter[i]) < 0)
+    size_t n = j->policy->level == LEVEL_LANDLOCK ? JOIN_LAST : countof(j->policy->filter);
+
+    for (size_t i = 0; i < n; i++)
+        if (j->policy->filter[i].len &&
+            syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &j->policy->filter[i]) < 0)
             return err_errno(err, "load the system call filter");
     return 0;
+}
+
+static int
+step_forks(struct join *j, struct err *err)
+{
+    return forks_bind(&j->policy->filter[JOIN_LAST], j->report, err);
 }
 
 static int
@@ -88,9 +107,10 @@ step_execute(struct join *j, struct err *err)
 
 static const struct {
     const char *name;
+    unsigned levels;
     int (*take)(struct join *, struct err *);
 } steps[] = {
-#define X(name, meaning) {#name, step_##name},
+#define X(name, levels, meaning) {#name, levels, step_##name},
     JOIN_STEPS(X)
 #undef X
 };
@@ -101,6 +121,8 @@ join_run(struct join *join)
     struct join_failure failure = {0};
 
     for (size_t i = 0; i < countof(steps); i++) {
+        if (!(steps[i].levels & 1u << join->policy->level) || STEP_IS_SKIPPED(steps[i].name))
+            continue;
         if (steps[i].take(join, &failure.err) < 0) {
             snprintf(failure.step, sizeof failure.step, "%s", steps[i].name);
             (void)!write(join->report, &failure, sizeof failure);

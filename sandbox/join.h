@@ -10,14 +10,25 @@
 
 #include "base/base.h"
 #include "base/err.h"
+#include "sandbox/level.h"
+
+/* Nothing is ever skipped. Only tests/mutations.sh compiles with the name of a step, to see that a
+ * probe notices when it is missing; what it makes runs nowhere but in a throw-away namespace. */
+#ifdef HUSK_SKIP_STEP
+#define STEP_IS_SKIPPED(name) (strcmp(name, HUSK_SKIP_STEP) == 0)
+#else
+#define STEP_IS_SKIPPED(name) 0
+#endif
 
 #define JOIN_STEPS(X)                                                                          \
-    X(signals, "default actions, nothing blocked, own session")                                \
-    X(descriptors, "0 is /dev/null, 1 to 7 as given, nothing else")                            \
-    X(directory, "the working directory")                                                      \
-    X(landlock, "files, once more: only what is mounted, as it is mounted")                    \
-    X(seccomp, "system calls; last, because it forbids what was used above")                   \
-    X(execute, "the program")
+    X(signals, EACH, "default actions, nothing blocked, own session")                          \
+    X(end, ALONE, "the first of those that must end with husk-init; it finds the others")      \
+    X(descriptors, EACH, "0 is /dev/null, 1 to 9 as given, nothing else")                      \
+    X(directory, EACH, "the working directory")                                                \
+    X(landlock, EACH, "files: only what is mounted, as it is mounted; or what is granted")     \
+    X(seccomp, EACH, "system calls; it forbids what was used above")                           \
+    X(forks, ALONE, "starting a process: husk-init is asked, or nobody could end them all")    \
+    X(execute, EACH, "the program")
 
 /* One line of the Landlock rules. */
 struct join_rule {
@@ -25,11 +36,15 @@ struct join_rule {
     char *path;
 };
 
+/* The third program: what is pretended, if anything; at LEVEL_LANDLOCK what is asked (forks.h). */
+#define JOIN_LAST 2
+
 /* What every process of this sandbox is bound by. */
 struct join_policy {
-    struct sock_fprog filter[2]; /* which calls; which arguments */
+    struct sock_fprog filter[3]; /* which calls; which arguments; JOIN_LAST */
     struct join_rule *rule;
     size_t nrules;
+    enum containment level;
 };
 
 struct join {
@@ -37,8 +52,8 @@ struct join {
     const char *directory;
     char *const *argv;
     char *const *environment;
-    const int *fds; /* become 1 to 7; SANDBOX_FDS of them */
-    int report;     /* where a failing step is told; closed by exec */
+    const int *fds; /* become 1 to 9; SANDBOX_FDS of them */
+    int report;     /* a socket where a failing step is told; closed by exec */
 };
 
 /* What a failing step leaves in the report. */

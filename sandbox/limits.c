@@ -4,18 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Groups are named husk-PID-ID: the broker's pid tells whether somebody still owns it. */
+/* Groups are named husk-PID-ID, for people. */
 #define GROUP_PREFIX "husk-"
+#define CPU_PERIOD_US 100000 /* what the kernel counts the CPU limit by, and its own default */
 
 /* One line of /proc/self/cgroup, "4:memory:/user" or "0::/user": where this process is. */
 static int
@@ -42,6 +43,19 @@ own_group(const char *controller, const char *mounted, char *into, size_t size)
     return -1;
 }
 
+/* A group belongs to whoever holds the lock on its directory, also where brokers cannot see each
+ * other's processes (two containers with one /sys/fs/cgroup). */
+static int
+open_locked(int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
+        fd_close(&fd);
+    return fd;
+}
+
+/* What brokers that were killed left. */
 static void
 sweep_stale(const char *parent)
 {
@@ -50,28 +64,37 @@ sweep_stale(const char *parent)
 
     if (!dir)
         return;
-    while ((d = readdir(dir))) {
-        int pid;
-        if (sscanf(d->d_name, GROUP_PREFIX "%d-", &pid) == 1 && pid > 0 &&
-            kill(pid, 0) < 0 && errno == ESRCH)
-            unlinkat(dirfd(dir), d->d_name, AT_REMOVEDIR); /* fails, rightly, if in use */
-    }
+    while ((d = readdir(dir)))
+        if (strncmp(d->d_name, GROUP_PREFIX, strlen(GROUP_PREFIX)) == 0) {
+            scoped(fd_close) int fd = open_locked(dirfd(dir), d->d_name);
+            if (fd >= 0)
+                unlinkat(dirfd(dir), d->d_name, AT_REMOVEDIR); /* fails, rightly, if in use */
+        }
     closedir(dir);
 }
 
 static int
 make_group(struct limits *l, int index, const char *parent, const char *id)
 {
-    int len = snprintf(l->path[index], sizeof l->path[index], "%s/" GROUP_PREFIX "%d-%s", parent,
-                       (int)getpid(), id);
+    char *path = l->path[index];
+    int len = snprintf(path, sizeof l->path[index], "%s/" GROUP_PREFIX "%d-%s", parent, (int)getpid(), id);
 
     if (len >= (int)sizeof l->path[index])
         return -1;
     sweep_stale(parent);
-    if (mkdir(l->path[index], 0755) < 0)
-        return -1;
-    l->group[index] = open(l->path[index], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return l->group[index] < 0 ? -1 : 0;
+    /* Somebody may sweep it away before it is locked; then once more. */
+    for (int tries = 0; tries < 10; tries++) {
+        int fd;
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            return -1;
+        fd = open_locked(AT_FDCWD, path);
+        if (fd >= 0 && access(path, F_OK) == 0) {
+            l->group[index] = fd;
+            return 0;
+        }
+        fd_close(&fd);
+    }
+    return -1;
 }
 
 static int
@@ -94,6 +117,16 @@ read_number(int dir, const char *name)
 }
 
 static int
+write_cpu_max(int dir, uint64_t cpus)
+{
+    char text[64];
+
+    snprintf(text, sizeof text, "%llu %d", (unsigned long long)cpus * (CPU_PERIOD_US / 1000),
+             CPU_PERIOD_US);
+    return file_write(dir, "cpu.max", text);
+}
+
+static int
 make_cgroup2(struct limits *l, const struct policy *p)
 {
     static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
@@ -106,17 +139,18 @@ make_cgroup2(struct limits *l, const struct policy *p)
             continue;
         /* Only what the parent hands down counts: try, and look. */
         snprintf(controllers, sizeof controllers, "%s/cgroup.subtree_control", parent);
-        (void)file_write(AT_FDCWD, controllers, "+memory +pids");
+        (void)file_write(AT_FDCWD, controllers, p->cpus ? "+memory +pids +cpu" : "+memory +pids");
         if (file_read(AT_FDCWD, controllers, 4096, &have) < 0 || !buf_string(&have) ||
             !strstr((char *)have.data, "memory") || !strstr((char *)have.data, "pids"))
             continue;
-        if (make_group(l, 0, parent, p->id) < 0 ||
-            write_number(l->group[0], "memory.max", p->memory) < 0 ||
-            write_number(l->group[0], "pids.max", p->pids) < 0) {
+        if (make_group(l, GROUP_MEMORY, parent, p->id) < 0 ||
+            write_number(l->group[GROUP_MEMORY], "memory.max", p->memory) < 0 ||
+            write_number(l->group[GROUP_MEMORY], "pids.max", p->pids) < 0 ||
+            (p->cpus && write_cpu_max(l->group[GROUP_MEMORY], p->cpus) < 0)) {
             limits_release(l);
             continue;
         }
-        (void)file_write(l->group[0], "memory.swap.max", "0"); /* absent without swap */
+        (void)file_write(l->group[GROUP_MEMORY], "memory.swap.max", "0"); /* absent without swap */
         l->kind = LIMITS_CGROUP2;
         return 0;
     }
@@ -129,15 +163,20 @@ make_cgroup1(struct limits *l, const struct policy *p)
     char parent[400];
 
     if (own_group("memory", "/sys/fs/cgroup/memory", parent, sizeof parent) < 0 ||
-        make_group(l, 0, parent, p->id) < 0 ||
-        write_number(l->group[0], "memory.limit_in_bytes", p->memory) < 0 ||
+        make_group(l, GROUP_MEMORY, parent, p->id) < 0 ||
+        write_number(l->group[GROUP_MEMORY], "memory.limit_in_bytes", p->memory) < 0 ||
         own_group("pids", "/sys/fs/cgroup/pids", parent, sizeof parent) < 0 ||
-        make_group(l, 1, parent, p->id) < 0 ||
-        write_number(l->group[1], "pids.max", p->pids) < 0) {
+        make_group(l, GROUP_PIDS, parent, p->id) < 0 ||
+        write_number(l->group[GROUP_PIDS], "pids.max", p->pids) < 0 ||
+        (p->cpus && (own_group("cpu", "/sys/fs/cgroup/cpu", parent, sizeof parent) < 0 ||
+                     make_group(l, GROUP_CPU, parent, p->id) < 0 ||
+                     write_number(l->group[GROUP_CPU], "cpu.cfs_period_us", CPU_PERIOD_US) < 0 ||
+                     write_number(l->group[GROUP_CPU], "cpu.cfs_quota_us",
+                                  p->cpus * (CPU_PERIOD_US / 1000)) < 0))) {
         limits_release(l);
         return -1;
     }
-    (void)write_number(l->group[0], "memory.memsw.limit_in_bytes", p->memory); /* likewise */
+    (void)write_number(l->group[GROUP_MEMORY], "memory.memsw.limit_in_bytes", p->memory); /* likewise */
     l->kind = LIMITS_CGROUP1;
     return 0;
 }
@@ -149,8 +188,13 @@ limits_make(const struct policy *p, struct limits *ret, struct err *err)
 
     if (make_cgroup2(&l, p) < 0 && make_cgroup1(&l, p) < 0)
         l.kind = LIMITS_PROCESS;
+    if (l.kind == LIMITS_PROCESS && p->cpus)
+        return err_set(err, ENOTSUP, "a CPU limit needs a cgroup, and none with a CPU controller may "
+                                     "be made here; try: systemd-run --user --scope -p Delegate=yes");
     l.memory = p->memory;
     l.pids = p->pids;
+    l.cpus = p->cpus;
+    l.disk = p->layers ? p->disk : 0;
     *ret = l;
     return 0;
 }
@@ -183,12 +227,39 @@ void
 limits_describe(const struct limits *l, char *into, size_t size)
 {
     static const char *const kinds[] = {
-        [LIMITS_CGROUP2] = "cgroup v2", [LIMITS_CGROUP1] = "cgroup v1",
-        [LIMITS_PROCESS] = "each process: no cgroup may be made here"};
-    char memory[24];
+        [LIMITS_CGROUP2] = "enforced by cgroup v2", [LIMITS_CGROUP1] = "enforced by cgroup v1",
+        [LIMITS_PROCESS] = "per process: no cgroup may be made here"};
+    char memory[24], disk[24], cpus[40] = "", on_disk[64] = "";
 
-    snprintf(into, size, "memory %s (%s), %llu processes", size_format(l->memory, memory),
-             kinds[l->kind], (unsigned long long)l->pids);
+    if (l->cpus)
+        snprintf(cpus, sizeof cpus, ", %g CPUs", (double)l->cpus / 1000);
+    if (l->disk)
+        snprintf(on_disk, sizeof on_disk, ", disk %s (sampled)", size_format(l->disk, disk));
+    snprintf(into, size, "memory %s (%s), %llu processes%s%s", size_format(l->memory, memory),
+             kinds[l->kind], (unsigned long long)l->pids, cpus, on_disk);
+}
+
+static int
+open_or_null(int dir, const char *name, int flags)
+{
+    int fd = dir < 0 ? -1 : openat(dir, name, flags | O_CLOEXEC);
+
+    if (fd < 0 && dir >= 0 && flags == O_RDWR) /* cannot be reset on this kernel */
+        fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : fd;
+}
+
+int
+limits_open_usage(const struct limits *l, int fds[static USAGE_FILES], struct err *err)
+{
+    int one = l->kind == LIMITS_CGROUP2;
+
+    fds[USAGE_PEAK] = open_or_null(l->group[GROUP_MEMORY],
+                                   one ? "memory.peak" : "memory.max_usage_in_bytes", O_RDWR);
+    fds[USAGE_CPU] = open_or_null(l->cpus ? l->group[one ? 0 : GROUP_CPU] : -1, "cpu.stat", O_RDONLY);
+    fds[USAGE_OOM] = open_or_null(l->group[GROUP_MEMORY], one ? "memory.events" : "memory.oom_control",
+                                  O_RDONLY);
+    return fds[USAGE_PEAK] < 0 || fds[USAGE_CPU] < 0 || fds[USAGE_OOM] < 0 ? err_errno(err, "open '/dev/null'") : 0;
 }
 
 static uint64_t
@@ -198,7 +269,7 @@ count_oom_kills(const struct limits *l)
     const char *file = l->kind == LIMITS_CGROUP2 ? "memory.events" : "memory.oom_control";
     const char *at;
 
-    if (l->group[0] < 0 || file_read(l->group[0], file, 4096, &text) < 0 || !buf_string(&text))
+    if (l->group[GROUP_MEMORY] < 0 || file_read(l->group[GROUP_MEMORY], file, 4096, &text) < 0 || !buf_string(&text))
         return 0;
     at = strstr((char *)text.data, "oom_kill ");
     return at ? strtoull(at + 9, NULL, 10) : 0;
@@ -211,15 +282,18 @@ limits_cause(struct limits *l, int status, char *into, size_t size, uint64_t *pe
     char limit[24], most[24];
 
     *into = 0;
-    *peak = l->group[0] < 0 ? 0
-                            : read_number(l->group[0], l->kind == LIMITS_CGROUP2
+    *peak = l->group[GROUP_MEMORY] < 0 ? 0
+                            : read_number(l->group[GROUP_MEMORY], l->kind == LIMITS_CGROUP2
                                                            ? "memory.peak"
                                                            : "memory.max_usage_in_bytes");
     if (kills > l->oom_kills && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
         snprintf(into, size, "the memory limit of %s was reached (peak %s)",
                  size_format(l->memory, limit), size_format(*peak ? *peak : l->memory, most));
     else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
-        snprintf(into, size, "it made a system call that no sandboxed process may make");
+        snprintf(into, size,
+                 "signal %d (SIGSYS): it made a system call of another ABI than this machine's own, "
+                 "which no sandboxed process may use, or was sent that signal",
+                 SIGSYS);
     l->oom_kills = kills;
 }
 
@@ -253,10 +327,16 @@ limits_process(const struct policy *p, enum limits_kind kind, struct err *err)
         {"real-time priority", RLIMIT_RTPRIO, 0, 0},
         {"pending signals", RLIMIT_SIGPENDING, 4096, 4096},
         {"data", RLIMIT_DATA, p->memory, p->memory},
+        /* Of one file. A working directory that is shared is not the sandbox's to be counted. */
+        {"file size", RLIMIT_FSIZE, p->disk, p->disk},
     };
 
     for (size_t i = 0; i < countof(all); i++) {
-        if (all[i].resource == RLIMIT_DATA && kind != LIMITS_PROCESS)
+        /* Without a user namespace it would count all that the user runs: forks.h counts. */
+        if (all[i].resource == RLIMIT_NPROC && p->level == LEVEL_LANDLOCK)
+            continue;
+        if ((all[i].resource == RLIMIT_DATA && kind != LIMITS_PROCESS) ||
+            (all[i].resource == RLIMIT_FSIZE && (!p->disk || !p->private_workdir)))
             continue;
         if (limit(all[i].resource, all[i].soft, all[i].hard) < 0)
             return err_errno(err, "limit %s", all[i].name);

@@ -7,10 +7,11 @@
 #pragma once
 
 #include "sandbox/policy.h"
+#include "wall/usage.h"
 
 enum limits_kind { LIMITS_CGROUP2, LIMITS_CGROUP1, LIMITS_PROCESS };
 
-#define LIMITS_GROUPS 2 /* v1: memory and pids; v2: one */
+enum { GROUP_MEMORY, GROUP_PIDS, GROUP_CPU, LIMITS_GROUPS }; /* v1 has one each, v2 one for all */
 
 struct limits {
     enum limits_kind kind;
@@ -18,9 +19,11 @@ struct limits {
     int group[LIMITS_GROUPS];      /* directory descriptors, or -1 */
     uint64_t memory;               /* bytes */
     uint64_t pids;
+    uint64_t cpus; /* thousandths; 0: no limit */
+    uint64_t disk; /* bytes; 0: no limit. Looked at by disk.c. */
     uint64_t oom_kills; /* seen so far */
 };
-#define LIMITS_EMPTY ((struct limits){.group = {-1, -1}})
+#define LIMITS_EMPTY ((struct limits){.group = {-1, -1, -1}})
 
 /* Makes the groups. Groups that an earlier broker left are removed on the way. */
 int limits_make(const struct policy *policy, struct limits *ret, struct err *err);
@@ -28,6 +31,9 @@ int limits_make(const struct policy *policy, struct limits *ret, struct err *err
 int limits_enter(const struct limits *limits, pid_t pid, struct err *err);
 /* Removes the groups; their processes must be gone. */
 void limits_release(struct limits *limits);
+
+/* Opens what tells the use of it (wall/usage.h); /dev/null for what is not counted. */
+int limits_open_usage(const struct limits *limits, int fds[static USAGE_FILES], struct err *err);
 
 /* "memory 2 GiB (cgroup v1), 1024 processes" */
 void limits_describe(const struct limits *limits, char *into, size_t size);

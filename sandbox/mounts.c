@@ -17,50 +17,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Names of the new mount calls, for C libraries that do not wrap them yet. */
-#ifndef OPEN_TREE_CLONE
-#define OPEN_TREE_CLONE 1
-#endif
-#ifndef OPEN_TREE_CLOEXEC
-#define OPEN_TREE_CLOEXEC O_CLOEXEC
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
+#include "sandbox/loopback.h"
+#include "sandbox/tree.h"
+
 #ifndef MOVE_MOUNT_F_EMPTY_PATH
 #define MOVE_MOUNT_F_EMPTY_PATH 0x4
 #endif
 #ifndef MOVE_MOUNT_T_EMPTY_PATH
 #define MOVE_MOUNT_T_EMPTY_PATH 0x40
 #endif
-#define ATTR_RDONLY 0x1
-#define ATTR_NOSUID 0x2
-#define ATTR_NODEV 0x4
-#define ATTR_NOEXEC 0x8
-#define ATTR_IDMAP 0x100000
-struct attributes {
-    uint64_t set, clear, propagation, userns;
-};
 
 #define NULL_DEVICE "/dev/null" /* over a file: with nodev it cannot even be opened */
-
-static int
-take_tree(int fd, const char *path, unsigned flags)
-{
-    return (int)syscall(SYS_open_tree, fd, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags);
-}
-
-static int
-set_attributes(int fd, const char *path, unsigned flags, struct attributes attr)
-{
-    return (int)syscall(SYS_mount_setattr, fd, path, flags, &attr, sizeof attr);
-}
-
-static int
-attach(int tree, int dir, const char *path)
-{
-    return (int)syscall(SYS_move_mount, tree, "", dir, path, MOVE_MOUNT_F_EMPTY_PATH);
-}
 
 /*** The list ***/
 
@@ -78,6 +45,15 @@ static const char *const system_etc[] = {
     "/etc/pki/tls/certs", "/etc/protocols", "/etc/python3", "/etc/services", "/etc/shells",
     "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/terminfo", "/etc/timezone",
     "/usr/share/zoneinfo"};
+
+const char *
+mounts_system(size_t i)
+{
+    if (i < countof(system_top))
+        return system_top[i];
+    i -= countof(system_top);
+    return i < countof(system_etc) ? system_etc[i] : NULL;
+}
 
 static struct mount_entry *
 add_entry(struct mount_view *view, enum mount_kind kind, const char *source, const char *target)
@@ -143,7 +119,7 @@ add_system(struct mount_view *view)
 static int
 covered(const struct policy *p, const char *path)
 {
-    for (size_t i = 0; i < countof(system_top); i++)
+    for (size_t i = 0; !p->image && i < countof(system_top); i++)
         if (path_within(path, system_top[i]))
             return 1;
     for (size_t i = 0; i < p->paths.len; i++)
@@ -179,10 +155,16 @@ static const char *const guarded[] = {
     ".envrc", ".vscode", ".idea", ".bashrc", ".bash_profile", ".profile", ".zshrc",
     ".pre-commit-config.yaml"};
 
-static int
-add_shared(struct mount_view *view, enum mount_kind kind, const char *path)
+const char *
+mounts_guarded(size_t i)
 {
-    struct mount_entry *e = add_entry(view, kind, path, path);
+    return i < countof(guarded) ? guarded[i] : NULL;
+}
+
+static int
+add_shared(struct mount_view *view, enum mount_kind kind, const char *source, const char *target)
+{
+    struct mount_entry *e = add_entry(view, kind, source, target);
 
     if (!e)
         return -1;
@@ -192,24 +174,38 @@ add_shared(struct mount_view *view, enum mount_kind kind, const char *path)
     return 0;
 }
 
+/* A directory of the host that the sandbox may write. */
+struct shared {
+    const char *source, *target;
+};
+
+/* Where `path` of the host appears, if it lies below a shared directory. */
 static int
-add_guards(struct mount_view *view, const struct policy *p)
+appears(const struct shared *s, const char *path, char into[static PATH_MAX])
 {
-    char path[PATH_MAX];
+    if (!path_within(path, s->source) || strcmp(path, s->source) == 0)
+        return 0;
+    return snprintf(into, PATH_MAX, "%s%s", s->target, path + strlen(s->source)) < PATH_MAX;
+}
+
+static int
+add_guards(struct mount_view *view, const struct policy *p, const struct shared *s)
+{
+    char path[PATH_MAX], inside[PATH_MAX];
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < countof(guarded); i++) {
-        if (snprintf(path, sizeof path, "%s/%s", p->workdir, guarded[i]) >= (int)sizeof path)
+        if (snprintf(path, sizeof path, "%s/%s", s->source, guarded[i]) >= (int)sizeof path)
             return -1;
-        r = add_shared(view, MOUNT_READ_ONLY, path);
+        if (appears(s, path, inside))
+            r = add_shared(view, MOUNT_READ_ONLY, path, inside);
     }
     for (size_t i = 0; r == 0 && i < p->guards.len; i++)
-        if (path_within(p->guards.item[i], p->workdir) &&
-            strcmp(p->guards.item[i], p->workdir) != 0)
-            r = add_shared(view, MOUNT_READ_ONLY, p->guards.item[i]);
+        if (appears(s, p->guards.item[i], inside))
+            r = add_shared(view, MOUNT_READ_ONLY, p->guards.item[i], inside);
     for (size_t i = 0; r == 0 && i < p->masks.len; i++)
-        if (path_within(p->masks.item[i], p->workdir) &&
-            !add_entry(view, MOUNT_READ_ONLY, NULL_DEVICE, p->masks.item[i]))
+        if (appears(s, p->masks.item[i], inside) &&
+            !add_entry(view, MOUNT_READ_ONLY, NULL_DEVICE, inside))
             r = -1;
     return r;
 }
@@ -224,29 +220,89 @@ has_target(const struct mount_view *view, const char *path)
 }
 
 /* rename(2) refuses a mount point, but not a directory above one: a cell would rename it, and
- * put its own tree at the guarded path. So every directory between the working directory and
- * what is read-only in it becomes a mount of itself. */
+ * put its own tree at the guarded path. So every directory between the shared directory and what
+ * is read-only in it becomes a mount of itself. */
 static int
-add_pins(struct mount_view *view, const struct policy *p)
+add_pins(struct mount_view *view, const struct shared *s)
 {
     size_t len = view->len;
-    char path[PATH_MAX];
+    char target[PATH_MAX], source[PATH_MAX];
 
     for (size_t i = 0; i < len; i++) {
         if (view->entry[i].kind != MOUNT_READ_ONLY ||
-            !path_within(view->entry[i].target, p->workdir) ||
+            !path_within(view->entry[i].target, s->target) ||
             faccessat(AT_FDCWD, view->entry[i].source, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
             continue;
-        snprintf(path, sizeof path, "%s", view->entry[i].target);
+        snprintf(target, sizeof target, "%s", view->entry[i].target);
         for (;;) {
-            *strrchr(path, '/') = 0;
-            if (strlen(path) <= strlen(p->workdir))
+            *strrchr(target, '/') = 0;
+            if (strlen(target) <= strlen(s->target))
                 break;
-            if (!has_target(view, path) && add_shared(view, MOUNT_READ_WRITE, path) < 0)
+            snprintf(source, sizeof source, "%s%s", s->source, target + strlen(s->target));
+            if (!has_target(view, target) && add_shared(view, MOUNT_READ_WRITE, source, target) < 0)
                 return -1;
         }
     }
     return 0;
+}
+
+/* The working directory and the mounts that were asked for. */
+static int
+add_workdir(struct mount_view *view, const struct policy *p)
+{
+    const struct shared s = {p->workdir, p->workdir};
+    struct mount_entry *e = add_entry(view, MOUNT_READ_WRITE,
+                                      p->private_workdir ? p->state : p->workdir, p->workdir);
+
+    if (!e)
+        return -1;
+    e->mapped = 1;
+    if (p->private_workdir)
+        return 0;
+    return add_guards(view, p, &s) < 0 || add_pins(view, &s) < 0 ? -1 : 0;
+}
+
+static int
+add_mounts(struct mount_view *view, const struct policy *p)
+{
+    for (size_t i = 0; i < p->nmounts; i++) {
+        const struct policy_mount *m = &p->mounts[i];
+        const struct shared s = {m->source, m->target};
+        struct mount_entry *e = add_entry(view, m->writable ? MOUNT_READ_WRITE : MOUNT_READ_ONLY,
+                                          m->source, m->target);
+        if (!e)
+            return -1;
+        e->mapped = 1;
+        e->no_symlinks = 1;
+        if (m->writable && (add_guards(view, p, &s) < 0 || add_pins(view, &s) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+/* On disk, if there is a directory for it. */
+static int
+add_home(struct mount_view *view, const struct policy *p)
+{
+    struct mount_entry *e;
+
+    if (!p->home_layer)
+        return add_memory(view, p->home, p->tmp_size, 0777);
+    e = add_entry(view, MOUNT_READ_WRITE, p->home_layer, p->home);
+    if (!e)
+        return -1;
+    e->mapped = 1;
+    e->no_symlinks = 1;
+    return 0;
+}
+
+/* What an image brings along itself. */
+static int
+add_host(struct mount_view *view, const struct policy *p)
+{
+    return add_system(view) < 0 || add_memory(view, "/var/tmp", p->tmp_size / 2, 01777) < 0 ||
+                   add_home(view, p) < 0
+               ? -1 : 0;
 }
 
 static int
@@ -281,18 +337,10 @@ int
 view_make(const struct policy *p, struct mount_view *ret, struct err *err)
 {
     scoped(view_release) struct mount_view view = {0};
-    struct mount_entry *e;
 
-    if (add_system(&view) < 0 || add_memory(&view, "/tmp", p->tmp_size, 01777) < 0 ||
-        add_memory(&view, "/var/tmp", p->tmp_size / 2, 01777) < 0 ||
-        add_memory(&view, "/run", 16 << 20, 01777) < 0 ||
-        add_memory(&view, p->home, p->tmp_size, 0777) < 0 || add_paths(&view, p) < 0)
-        return err_errno(err, "list the mounts");
-    e = add_entry(&view, MOUNT_READ_WRITE, p->private_workdir ? p->state : p->workdir, p->workdir);
-    if (!e)
-        return err_errno(err, "list the mounts");
-    e->mapped = 1;
-    if (!p->private_workdir && (add_guards(&view, p) < 0 || add_pins(&view, p) < 0))
+    if ((!p->image && add_host(&view, p) < 0) || add_memory(&view, "/tmp", p->tmp_size, 01777) < 0 ||
+        add_memory(&view, "/run", 16 << 20, p->image ? 0755 : 01777) < 0 ||
+        add_paths(&view, p) < 0 || add_workdir(&view, p) < 0 || add_mounts(&view, p) < 0)
         return err_errno(err, "list the mounts");
     drop_hidden(&view);
     /* A directory sorts before what lies in it: so it is mounted first. */
@@ -317,55 +365,11 @@ view_release(struct mount_view *view)
 
 /*** Taking ***/
 
-/* A user namespace that exists only to name a mapping: `inside` on disk is `outside` as seen. */
-static int
-make_mapping(uid_t uid, gid_t gid, uid_t as_uid, gid_t as_gid, struct err *err)
-{
-    char path[64], line[64];
-    int fd = -1, status, r = -1;
-    int gate[2];
-    pid_t pid;
-
-    if (pipe2(gate, O_CLOEXEC) < 0)
-        return err_errno(err, "make a pipe");
-    pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0) {
-        char c;
-        close(gate[1]);
-        _exit(read(gate[0], &c, 1) == 0 ? 0 : 1);
-    }
-    close(gate[0]);
-    if (pid < 0) {
-        err_errno(err, "make a user namespace for an id-mapped mount");
-        err->code = MOUNTS_NO_USERNS;
-        goto out;
-    }
-    snprintf(path, sizeof path, "/proc/%d/uid_map", (int)pid);
-    snprintf(line, sizeof line, "%u %u 1", uid, as_uid);
-    if (file_write(AT_FDCWD, path, line) < 0) {
-        err_errno(err, "write '%s'", path);
-        goto out;
-    }
-    snprintf(path, sizeof path, "/proc/%d/gid_map", (int)pid);
-    snprintf(line, sizeof line, "%u %u 1", gid, as_gid);
-    if (file_write(AT_FDCWD, path, line) < 0) {
-        err_errno(err, "write '%s'", path);
-        goto out;
-    }
-    snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    r = fd < 0 ? err_errno(err, "open '%s'", path) : 0;
-out:
-    close(gate[1]);
-    if (pid > 0)
-        waitpid(pid, &status, 0);
-    return r < 0 ? -1 : fd;
-}
-
 struct mapping {
     uid_t uid;
     gid_t gid;
     int fd;
+    int refused; /* 1: it was the user namespace that could not be made */
 };
 
 static int
@@ -378,14 +382,14 @@ map_tree(const struct mount_entry *e, const struct stat *st, uid_t uid, gid_t gi
         return 0;
     if (cache->fd < 0 || cache->uid != st->st_uid || cache->gid != st->st_gid) {
         fd_close(&cache->fd);
-        cache->fd = make_mapping(st->st_uid, st->st_gid, uid, gid, err);
+        cache->fd = tree_mapping(st->st_uid, st->st_gid, uid, gid, 1, &cache->refused, err);
         if (cache->fd < 0)
             return -1;
         cache->uid = st->st_uid;
         cache->gid = st->st_gid;
     }
     attr.userns = (uint64_t)cache->fd;
-    if (set_attributes(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) == 0)
+    if (tree_set(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) == 0)
         return 0;
     /* A read-only tree may still be readable by everybody; a working directory would not be
      * writable, and its files would belong to nobody. */
@@ -402,7 +406,9 @@ take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping 
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC,
                            .resolve = RESOLVE_NO_MAGICLINKS};
-    struct attributes attr = {.set = ATTR_NOSUID | ATTR_NODEV};
+    /* Private: what is mounted below later, on the host, comes with flags of its own. All other
+     * mounts of the sandbox are its own, or went with the old root. */
+    struct attributes attr = {.set = ATTR_NOSUID | ATTR_NODEV, .propagation = MS_PRIVATE};
     scoped(fd_close) int fd = -1;
     struct stat st;
 
@@ -414,15 +420,15 @@ take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping 
         return 0;
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_errno(err, "open '%s'", e->source);
-    if (!S_ISDIR(st.st_mode) && !(S_ISREG(st.st_mode) && e->kind == MOUNT_READ_ONLY) &&
+    if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode) &&
         strcmp(e->source, NULL_DEVICE) != 0)
         return e->optional ? 0 : err_set(err, EINVAL, "'%s' is no directory", e->source);
-    e->tree = take_tree(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
+    e->tree = tree_take(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
     if (e->tree < 0)
         return err_errno(err, "take '%s'", e->source);
     if (e->kind == MOUNT_READ_ONLY)
         attr.set |= ATTR_RDONLY;
-    if (set_attributes(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0)
+    if (tree_set(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0)
         return err_errno(err, "restrict '%s'", e->source);
     return map && e->mapped ? map_tree(e, &st, uid, gid, cache, err) : 0;
 }
@@ -437,6 +443,7 @@ view_take(struct mount_view *view, int map, uid_t uid, gid_t gid, struct err *er
         if (view->entry[i].source && view->entry[i].tree < 0)
             r = take_entry(&view->entry[i], map, uid, gid, &cache, err);
     fd_close(&cache.fd);
+    view->no_userns = cache.refused;
     return r;
 }
 
@@ -564,12 +571,47 @@ cover(int root, const char *source, const char *path, struct err *err)
 {
     struct attributes attr = {.set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC};
     int from = *source == '/' ? AT_FDCWD : root;
-    scoped(fd_close) int tree = take_tree(from, source, AT_RECURSIVE);
+    scoped(fd_close) int tree = tree_take(from, source, AT_RECURSIVE);
 
-    if (tree < 0 || set_attributes(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0 ||
-        attach(tree, root, path) < 0)
+    if (tree < 0 || tree_set(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0 ||
+        tree_attach(tree, root, path) < 0)
         return err_errno(err, "cover '/%s'", path);
     return 0;
+}
+
+/* What covers one path covers another as well: a bind has the flags of the mount that it is made
+ * of. A call in place of four, or of another file system in memory. */
+static int
+cover_alike(int root, const char *covered, const char *path, struct err *err)
+{
+    if (fchdir(root) < 0)
+        return err_errno(err, "enter the new root");
+    return mount(covered, path, NULL, MS_BIND, NULL) < 0 ? err_errno(err, "cover '/%s'", path) : 0;
+}
+
+/* Those of the paths that exist, each with an empty file or directory that nobody can open or
+ * write: the first is made, the others are the same. */
+static int
+mask_all(int root, const char *const *paths, size_t n, int directories, struct err *err)
+{
+    const char *first = NULL;
+    char path[64];
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        if (faccessat(root, paths[i], F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+            continue;
+        snprintf(path, sizeof path, "/%s", paths[i]);
+        if (first)
+            r = cover_alike(root, first, paths[i], err);
+        else if (directories)
+            r = mount_at(root, path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                         "size=4k,nr_inodes=2", err);
+        else
+            r = cover(root, NULL_DEVICE, paths[i], err);
+        first = first ? first : paths[i];
+    }
+    return r;
 }
 
 static int
@@ -596,20 +638,11 @@ mounts_proc(int root, struct err *err)
         mount_at(root, "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, err) < 0)
         return -1;
     /* CVE-2025-31133: a /dev/null that is something else would be bound in its place. */
-    if (!is_null_device("/dev/null"))
-        return err_set(err, EINVAL, "'/dev/null' is not the null device");
-    for (size_t i = 0; i < countof(files); i++)
-        if (faccessat(root, files[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
-            cover(root, "/dev/null", files[i], err) < 0)
-            return -1;
-    for (size_t i = 0; i < countof(directories); i++) {
-        char path[64];
-        snprintf(path, sizeof path, "/%s", directories[i]);
-        if (faccessat(root, directories[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
-            mount_at(root, path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-                     "size=4k,nr_inodes=2", err) < 0)
-            return -1;
-    }
+    if (!is_null_device(NULL_DEVICE))
+        return err_set(err, EINVAL, "'" NULL_DEVICE "' is not the null device");
+    if (mask_all(root, files, countof(files), 0, err) < 0 ||
+        mask_all(root, directories, countof(directories), 1, err) < 0)
+        return -1;
     for (size_t i = 0; i < countof(frozen); i++)
         if (faccessat(root, frozen[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
             cover(root, frozen[i], frozen[i], err) < 0)
@@ -640,9 +673,9 @@ mounts_dev(int root, uint64_t shm_size, struct err *err)
         snprintf(target, sizeof target, "/dev/%s", devices[i]);
         if (make_point(root, target, 0, err) < 0)
             return -1;
-        tree = take_tree(AT_FDCWD, source, 0);
-        if (tree < 0 || set_attributes(tree, "", AT_EMPTY_PATH, attr) < 0 ||
-            attach(tree, root, target + 1) < 0)
+        tree = tree_take(AT_FDCWD, source, 0);
+        if (tree < 0 || tree_set(tree, "", AT_EMPTY_PATH, attr) < 0 ||
+            tree_attach(tree, root, target + 1) < 0)
             return err_errno(err, "show '%s'", source);
     }
     for (size_t i = 0; i < countof(links); i++)
@@ -670,10 +703,21 @@ make_file(int root, const char *path, const char *text, struct err *err)
     return 0;
 }
 
+void
+mounts_names(const struct policy *policy, struct names_of_etc *ret)
+{
+    snprintf(ret->hosts, sizeof ret->hosts, "127.0.0.1 localhost %s\n::1 localhost ip6-localhost\n",
+             policy->hostname);
+    snprintf(ret->hostname, sizeof ret->hostname, "%s\n", policy->hostname);
+    ret->resolv_conf = rules_any(&policy->rules) ? "nameserver " LOOPBACK_RESOLVER "\n"
+                                         : "# this sandbox has no network\n";
+}
+
 int
 mounts_etc(const struct policy *policy, int root, struct err *err)
 {
-    char passwd[4600], group[128], hosts[128], zone[PATH_MAX];
+    char passwd[4600], group[128], zone[PATH_MAX];
+    struct names_of_etc names;
     ssize_t len = readlink("/etc/localtime", zone, sizeof zone - 1);
 
     snprintf(passwd, sizeof passwd,
@@ -682,18 +726,17 @@ mounts_etc(const struct policy *policy, int root, struct err *err)
              "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
              POLICY_USER, POLICY_UID, POLICY_UID, policy->home);
     snprintf(group, sizeof group, "root:x:0:\n%s:x:%d:\nnogroup:x:65534:\n", POLICY_USER, POLICY_UID);
-    snprintf(hosts, sizeof hosts, "127.0.0.1 localhost %s\n::1 localhost ip6-localhost\n",
-             policy->id);
+    mounts_names(policy, &names);
     if (make_point(root, "/etc", 1, err) < 0 ||
         make_file(root, "etc/passwd", passwd, err) < 0 ||
         make_file(root, "etc/group", group, err) < 0 ||
-        make_file(root, "etc/hosts", hosts, err) < 0 ||
-        make_file(root, "etc/hostname", "husk\n", err) < 0 ||
+        make_file(root, "etc/hosts", names.hosts, err) < 0 ||
+        make_file(root, "etc/hostname", names.hostname, err) < 0 ||
+        make_file(root, "etc/resolv.conf", names.resolv_conf, err) < 0 ||
         make_file(root, "etc/nsswitch.conf",
                   "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"
                   "protocols: files\n",
-                  err) < 0 ||
-        make_file(root, "etc/resolv.conf", "# this sandbox has no network\n", err) < 0)
+                  err) < 0)
         return -1;
     if (len > 0) {
         zone[len] = 0;
@@ -725,5 +768,5 @@ mounts_seal(struct err *err)
 {
     struct attributes attr = {.set = ATTR_RDONLY};
 
-    return set_attributes(AT_FDCWD, "/", 0, attr) < 0 ? err_errno(err, "make the root read-only") : 0;
+    return tree_set(AT_FDCWD, "/", 0, attr) < 0 ? err_errno(err, "make the root read-only") : 0;
 }

@@ -10,8 +10,6 @@
  */
 #pragma once
 
-#include <errno.h>
-
 #include "sandbox/policy.h"
 
 enum mount_kind {
@@ -36,14 +34,17 @@ struct mount_view {
     struct mount_entry *entry;
     size_t len;
     struct strv links; /* "target", "path" pairs: symbolic links of the root */
+    int no_userns; /* view_take failed because no user namespace could be made for an id-mapping */
 };
 
 /* The whole view of a policy. */
 int view_make(const struct policy *policy, struct mount_view *ret, struct err *err);
 void view_release(struct mount_view *view);
 
-/* err->code when not a tree but the user namespace of an id-mapping was refused. */
-#define MOUNTS_NO_USERNS EUSERS
+/* What a sandbox may read of the system, /usr first; and the names that are guarded in a directory
+ * that it shares. NULL after the last. */
+const char *mounts_system(size_t i);
+const char *mounts_guarded(size_t i);
 
 /* Takes the trees of all entries. `uid`, `gid`: who the user of the sandbox is on the host;
  * trees are id-mapped to it if `map` (needs CAP_SYS_ADMIN on the host). */
@@ -55,6 +56,12 @@ int view_attach(const struct mount_view *view, int root, struct err *err);
 /* proc with its masks, /dev, /etc's made files; root is the same directory. */
 int mounts_proc(int root, struct err *err);
 int mounts_dev(int root, uint64_t shm_size, struct err *err);
+/* What name look-ups need, also in an image. */
+struct names_of_etc {
+    char hosts[160], hostname[80];
+    const char *resolv_conf;
+};
+void mounts_names(const struct policy *policy, struct names_of_etc *ret);
 int mounts_etc(const struct policy *policy, int root, struct err *err);
 /* Mounts the tmpfs that becomes the root and returns its directory in *ret. */
 int mounts_stage(int *ret, struct err *err);

@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static int
-add(struct buf *rules, size_t *nparts, uint64_t rights, const char *path)
+int
+landlock_add(struct buf *rules, size_t *nparts, uint64_t rights, const char *path)
 {
     uint8_t head[12];
 
@@ -35,11 +35,15 @@ landlock_rules(const struct policy *policy, const struct mount_view *view, struc
 
     *nparts = 0;
     for (size_t i = 0; i < countof(fixed); i++)
-        if (add(ret, nparts, fixed[i].rights, fixed[i].path) < 0)
+        if (landlock_add(ret, nparts, fixed[i].rights, fixed[i].path) < 0)
             return -1;
+    /* A rule goes for everything below it, so this one allows what read-only mounts, /proc and
+     * /dev still refuse. No descriptor of anything outside can be used all the same. */
+    if (policy->image && landlock_add(ret, nparts, LANDLOCK_CHANGE, "/") < 0)
+        return -1;
     for (size_t i = 0; i < view->len; i++)
         if (view->entry[i].kind != MOUNT_READ_ONLY &&
-            add(ret, nparts, LANDLOCK_WRITE, view->entry[i].target) < 0)
+            landlock_add(ret, nparts, LANDLOCK_WRITE, view->entry[i].target) < 0)
             return -1;
     return 0;
 }

@@ -5,15 +5,20 @@ HUSK_PREFIX names the tree (PREFIX/bin/husk). HUSK_PYTHON is the Python that run
 without it the one that runs the tests, which has IPython.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import pathlib
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from jupyter_client.connect import LocalPortCache
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
@@ -21,6 +26,28 @@ PREFIX = pathlib.Path(os.environ.get("HUSK_PREFIX", "/usr/local")).resolve()
 HUSK = str(PREFIX / "bin" / "husk")
 PYTHON = os.environ.get("HUSK_PYTHON", sys.executable)
 TIMEOUT = 60  # seconds; generous, no test depends on speed
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "outcome(said): what each value of the parameters must bring; see probes.py")
+    config.addinivalue_line("markers", "rights(whose): a claim about husk as `root`, or as a `user`")
+
+
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+PORTS = itertools.cycle(random.sample(range(10000 + 2500 * WORKER, 12500 + 2500 * WORKER), 2500))
+
+
+def find_available_port(cache, ip):
+    """jupyter_client lets go of the port that it chose until the kernel binds it. These are none that the machine
+    gives to whoever asks for any (ip_local_port_range), and none of another process of the tests."""
+    while True:
+        port = next(PORTS)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind((ip, port))
+            return port
+
+
+LocalPortCache.find_available_port = find_available_port
 
 
 def spec_directory(directory, *options, name="husk", husk=HUSK):
@@ -61,27 +88,45 @@ class Result:
 
 class Kernel:
     def __init__(self, directory, *options, cwd=None, env=None, transport="tcp", ready=True,
-                 husk=HUSK):
-        specs = KernelSpecManager(
-            kernel_dirs=[str(spec_directory(directory / "spec", *options, husk=husk))]
-        )
+                 husk=HUSK, arguments=(), within=()):
+        """`options` go into the kernelspec, `arguments` are what a client adds to it; `within` is a command
+        that is put in front of husk."""
+        if "--history" not in options:  # nor does a test read what others entered
+            options = ("--history", "session", *options)
+        directories = spec_directory(directory / "spec", *options, husk=husk)
+        specs = KernelSpecManager(kernel_dirs=[str(directories)])
+        if within:
+            spec = directories / "husk" / "kernel.json"
+            text = json.loads(spec.read_text())
+            spec.write_text(json.dumps({**text, "argv": [*within, *text["argv"]]}))
         self.cwd = pathlib.Path(cwd or directory / "work")
         self.cwd.mkdir(exist_ok=True, parents=True)
         self.log = directory / "kernel.log"
-        self.manager = KernelManager(
-            kernel_name="husk", kernel_spec_manager=specs, transport=transport,
-            connection_file=str(directory / "kernel.json"),
-        )
-        if transport == "ipc":
-            self.manager.ip = str(directory / "ipc")
         self._stderr = open(self.log, "ab")  # stays open: a restart inherits it again
-        self.manager.start_kernel(
-            cwd=str(self.cwd), env={**os.environ, **(env or {})}, stderr=self._stderr
-        )
-        self.client = self.manager.client()
-        self.client.start_channels()
-        if ready:
-            self.client.wait_for_ready(timeout=TIMEOUT)
+        while True:
+            self.manager = KernelManager(
+                kernel_name="husk", kernel_spec_manager=specs, transport=transport,
+                connection_file=str(directory / "kernel.json"),
+            )
+            if transport == "ipc":
+                self.manager.ip = str(directory / "ipc")
+            self.manager.start_kernel(
+                cwd=str(self.cwd), env={**os.environ, **(env or {})}, stderr=self._stderr,
+                extra_arguments=list(arguments),
+            )
+            self.client = self.manager.client()
+            self.client.start_channels()
+            if not ready:
+                return
+            try:
+                return self.client.wait_for_ready(timeout=TIMEOUT)
+            except RuntimeError as error:
+                log = self.log.read_text()
+                # jupyter_client picks ports that are free, and lets go of them until the kernel binds.
+                if "Address already in use" not in log:
+                    raise RuntimeError(f"{error}; its log: {log}") from None
+                self._end()
+                self.log.write_text("")
 
     @property
     def pid(self):
@@ -131,16 +176,55 @@ class Kernel:
     def interrupt(self):
         return self.control("interrupt_request")
 
-    def stop(self):
+    def _end(self):
         self.client.stop_channels()
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+
+    def stop(self):
+        self._end()
         self._stderr.close()
 
 
+NAMESPACES = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+# Files whose cells unlink, kill or fill from the first one on. test_containment.py asks by itself.
+DESTRUCTIVE = {"test_death", "test_limits_and_death", "test_disk", "test_image", "test_profiles"}
+
+
+def refuse_what_is_shared(kernel):
+    """Probes unlink, mount, kill and fill: not one of them runs where a namespace is the machine's."""
+    code = "import json, os\nprint(json.dumps([os.readlink('/proc/self/ns/' + n) for n in %r]))" % NAMESPACES
+    inside = json.loads(kernel.run(code, store_history=False).stdout)  # no cell, for who counts them
+    shared = [n for n, link in zip(NAMESPACES, inside, strict=True) if link == os.readlink(f"/proc/self/ns/{n}")]
+    if shared:
+        raise RuntimeError(f"no probe runs here: it shares {', '.join(shared)} with the machine")
+
+
+def groups_of(*brokers):
+    """Paths of the cgroups of these brokers, by pid: husk-BROKER-ID."""
+    names = tuple(f"husk-{b}-" for b in brokers)
+    return [os.path.join(top, d) for top, directories, _ in os.walk("/sys/fs/cgroup")
+            for d in directories if d.startswith(names)]
+
+
+def remove_groups(*brokers):
+    """After kill -9 of a broker nobody is left to remove its groups but the next one, and other tests,
+    which run at the same time, look for what is left."""
+    end = time.monotonic() + TIMEOUT
+    while paths := groups_of(*brokers):
+        for path in paths:
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:  # the next broker was there first
+                pass
+            except OSError:  # its processes have not ended yet
+                assert time.monotonic() < end, path
+                time.sleep(0.05)
+
+
 @pytest.fixture
-def make_kernel(tmp_path):
+def make_kernel(request, tmp_path):
     """make_kernel(*options, cwd=, env=, transport=) -> Kernel; all are stopped at the end."""
     made = []
 
@@ -148,6 +232,8 @@ def make_kernel(tmp_path):
         directory = tmp_path / f"kernel{len(made)}"
         directory.mkdir()
         made.append(Kernel(directory, *options, **arguments))
+        if request.module.__name__ in DESTRUCTIVE and arguments.get("ready", True):
+            refuse_what_is_shared(made[-1])
         return made[-1]
 
     yield make
@@ -161,3 +247,12 @@ def kernel(tmp_path_factory):
     k = Kernel(tmp_path_factory.mktemp("kernel"))
     yield k
     k.stop()
+
+
+def pytest_collection_modifyitems(config, items):
+    """A claim about one kind of user is no test for the other: left out, not skipped."""
+    mine = "root" if os.geteuid() == 0 else "user"
+    others = [i for i in items if (m := i.get_closest_marker("rights")) and m.args[0] != mine]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [i for i in items if i not in set(others)]

@@ -24,7 +24,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(copy, data, size);
     if (conn_parse(copy, size, &conn, &err) == 0) {
         for (int c = 0; c < CHANNELS; c++) {
-            if (conn.port[c] < 1 || conn.port[c] > 65535)
+            if (conn.port[c] < !conn.registration.port || conn.port[c] > 65535)
                 abort();
             conn_address(&conn, c, address, sizeof address);
         }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "wall/agent.h"
+#include "wall/aside.h"
 #include "wall/interp.h"
 #include "wall/sandbox.h"
 
@@ -28,7 +30,9 @@ struct wall {
 static struct wall
 choose(uint8_t byte)
 {
-    return (struct wall){.rules = byte & 0x80 ? sandbox_rules : interp_rules,
+    static const struct frame_rule *const tables[] = {interp_rules, agent_rules, sandbox_rules, aside_rules};
+
+    return (struct wall){.rules = tables[byte >> 6],
                          .sender = byte & 7,
                          .phase = byte >> 3 & 7};
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel/json.h"
+#include "base/json.h"
 
 #define must(claim)                                                                        \
     do {                                                                                   \
@@ -38,7 +38,7 @@ inside(struct bytes part, struct bytes whole)
            part.len <= (size_t)(whole.data + whole.len - part.data);
 }
 
-/* Plainly, another way than kernel/json.c. */
+/* Plainly, another way than base/json.c. */
 static int
 is_utf8(struct bytes text)
 {
@@ -72,7 +72,7 @@ try_string(struct bytes string)
     must(json_unescape(string, &meant) == 0);
     must(meant.len <= string.len - 2);
     must(json_quote(bytes_in(&meant), &quoted) == 0);
-    must(json_check(bytes_in(&quoted), &err) == JSON_STRING);
+    must(json_check(bytes_in(&quoted), &err) == J_STRING);
     must(json_unescape(bytes_in(&quoted), &again) == 0);
     if (is_utf8(bytes_in(&meant))) /* not so after a lone surrogate */
         must(same(bytes_in(&meant), bytes_in(&again)));
@@ -103,9 +103,9 @@ try_part(struct bytes part, struct bytes whole, int type)
 
     must(inside(part, whole));
     must(json_check(part, &err) == type);
-    if (type == JSON_STRING)
+    if (type == J_STRING)
         try_string(part);
-    if (type == JSON_NUMBER)
+    if (type == J_NUMBER)
         try_number(part);
 }
 
@@ -136,15 +136,15 @@ try_object(struct bytes text)
     enum json_type type;
     size_t at = 0, count = 0;
 
-    for (; (type = json_next(text, &at, &name, &value)) != JSON_NONE; count++) {
+    for (; (type = json_next(text, &at, &name, &value)) != J_NONE; count++) {
         const char *key;
-        try_part(name, text, JSON_STRING);
+        try_part(name, text, J_STRING);
         try_part(value, text, type);
         meant.len = 0;
         must(json_unescape(name, &meant) == 0 && (key = buf_string(&meant)));
         if (strlen(key) != meant.len || count > 64)
             continue;
-        must(json_get(text, key, &found) != JSON_NONE);
+        must(json_get(text, key, &found) != J_NONE);
         must(found.data >= value.data); /* the last one counts */
     }
     must_end(text, at, count, '{', '}');
@@ -157,7 +157,7 @@ try_array(struct bytes text)
     enum json_type type;
     size_t at = 0, count = 0;
 
-    for (; (type = json_element(text, &at, &value)) != JSON_NONE; count++)
+    for (; (type = json_element(text, &at, &value)) != J_NONE; count++)
         try_part(value, text, type);
     must_end(text, at, count, '[', ']');
 }
@@ -168,12 +168,12 @@ try_accepted(struct bytes text, int type)
     scoped(buf_release) struct buf wrapped = {0};
     struct err err;
 
-    must(type >= JSON_OBJECT && type <= JSON_NULL);
+    must(type >= J_OBJECT && type <= J_NULL);
     must(is_utf8(text));
-    must((json_check_object(text, &err) == 0) == (type == JSON_OBJECT));
-    if (type == JSON_OBJECT)
+    must((json_check_object(text, &err) == 0) == (type == J_OBJECT));
+    if (type == J_OBJECT)
         try_object(text);
-    if (type == JSON_ARRAY)
+    if (type == J_ARRAY)
         try_array(text);
     must(buf_text(&wrapped, "{\"\":") == 0);
     must(buf_add(&wrapped, text.data, text.len) == 0);
@@ -192,14 +192,14 @@ try_refused(struct bytes text, const struct err *err)
 
     must(err->code && strncmp(err->text, "byte ", 5) == 0);
     must(strtoull(err->text + 5, NULL, 10) <= text.len);
-    while (json_next(text, &at, &name, &value) != JSON_NONE) {
+    while (json_next(text, &at, &name, &value) != J_NONE) {
         must(inside(name, text) && inside(value, text) && ++count <= text.len);
         json_string_is(name, "msg_id");
         json_int64(value, &number);
         meant.len = 0;
         must(json_unescape(value, &meant) == 0 && meant.len <= value.len);
     }
-    for (at = count = 0; json_element(text, &at, &value) != JSON_NONE;)
+    for (at = count = 0; json_element(text, &at, &value) != J_NONE;)
         must(inside(value, text) && ++count <= text.len);
     json_get(text, "msg_id", &value);
     json_string_is(text, "msg_id");
@@ -232,7 +232,7 @@ try_text(struct bytes text)
 
     must(json_quote(text, &quoted) == 0);
     must(quoted.len <= 6 * text.len + 2);
-    must(json_check(bytes_in(&quoted), &err) == JSON_STRING);
+    must(json_check(bytes_in(&quoted), &err) == J_STRING);
     must(json_unescape(bytes_in(&quoted), &meant) == 0);
     must(is_utf8(bytes_in(&meant)));
     must(same(bytes_in(&meant), text) == is_utf8(text));

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel/json.h"
+#include "base/json.h"
 #include "kernel/wire.h"
 
 #define FRAMES 12

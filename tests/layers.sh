@@ -26,7 +26,10 @@ allow base base
 allow wall base wall
 allow sandbox base wall sandbox
 allow kernel base wall kernel
-allow interpreter base wall
+allow agent base wall agent
+allow cli base wall kernel cli
+allow image base wall sandbox image
+allow interpreter base wall interpreter
 
 # Nothing in sandbox/ knows Jupyter, nothing in kernel/ knows namespaces.
 if grep -nEi 'jupyter|zmq|iopub|hmac|json' sandbox/*.c sandbox/*.h sandbox/*.def | grep -v 'knows nothing of Jupyter' |
@@ -55,7 +58,11 @@ case $(readelf -d "$top_builddir/husk-sandbox" 2>/dev/null) in
 *) sanitizers= ;;
 esac
 links husk-init
+links husk-agent
 links husk-sandbox libc ld-linux-x86-64 $sanitizers
+links husk-network libc libcares ld-linux-x86-64 $sanitizers
+links husk-ports libc ld-linux-x86-64 $sanitizers
+links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64
-links husk libc libzmq libjansson libsodium libcrypto ld-linux-x86-64 $sanitizers
+links husk libc libzmq libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers
 exit $status

@@ -3,6 +3,8 @@
 
 import ctypes
 import errno
+import fcntl
+import glob
 import json
 import os
 import socket
@@ -127,7 +129,8 @@ def test_options_that_are_wrong_are_refused(tmp_path, option):
 
 
 def test_options_of_other_kernels_are_passed_over(make_kernel):
-    kernel = make_kernel("--HistoryManager.hist_file=:memory:", "--debug", "--colors=NoColor")
+    kernel = make_kernel(
+        arguments=["--HistoryManager.hist_file=:memory:", "--debug", "--colors=NoColor"])
     assert kernel.run("6 * 7").value == "42"
 
 
@@ -184,13 +187,29 @@ def children():
     return found
 
 
+def is_held(path):
+    """By the lock of the broker whose cgroup it is; others may run kernels on this machine."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return True  # gone meanwhile
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
 def stale_groups():
+    """In the groups of this process, where husk makes its own."""
     found = set()
-    for top, directories, _ in os.walk("/sys/fs/cgroup"):
-        for d in directories:
-            if d.startswith("husk-") and not os.path.exists(f"/proc/{d.split('-')[1]}"):
-                found.add(os.path.join(top, d))
-    return found
+    for line in open("/proc/self/cgroup"):
+        _, controllers, path = line.rstrip("\n").split(":", 2)
+        for mount in (controllers, "unified"):
+            found.update(glob.glob(f"/sys/fs/cgroup/{mount}/{path}/husk-*"))
+    return {path for path in found if not is_held(path)}
 
 
 def without_override():
@@ -398,8 +417,10 @@ def refuse(*calls):
         program += struct.pack("=HBBI", 0x06, 0, 0, 0x50000 | code)
         if flags:
             program += struct.pack("=HBBI", 0x20, 0, 0, 0)
-    program = struct.pack("=HBBI", 0x20, 0, 0, 0) + program + struct.pack("=HBBI", 0x06, 0, 0, 0x7fff0000)
+    return load(struct.pack("=HBBI", 0x20, 0, 0, 0) + program + struct.pack("=HBBI", 0x06, 0, 0, 0x7fff0000))
 
+
+def load(program):
     def enter():
         libc = ctypes.CDLL(None, use_errno=True)
         text = ctypes.create_string_buffer(program, len(program))
@@ -408,6 +429,23 @@ def refuse(*calls):
             os._exit(99)
     return enter
 
+
+def refuse_netlink(protocol):
+    """As refuse(), for socket(AF_NETLINK, _, protocol): a kernel that was built without it."""
+    number = 41 if X86 else 198
+    return load(b"".join(struct.pack("=HBBI", *row) for row in (
+        (0x20, 0, 0, 0), (0x15, 0, 5, number), (0x20, 0, 0, 16), (0x15, 0, 3, 16), (0x20, 0, 0, 32),
+        (0x15, 0, 1, protocol), (0x06, 0, 0, 0x50000 | errno.EPROTONOSUPPORT), (0x06, 0, 0, 0x7fff0000))))
+
+
+# A command in front of another: from there on there is no nftables.
+NO_NFTABLES = [sys.executable, "-c", f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
+import test_bad_input
+test_bad_input.refuse_netlink(12)()
+os.execvp(sys.argv[1], sys.argv[1:])
+"""]
 
 NEWUSER, NEWCGROUP = 0x10000000, 0x2000000
 EPERM, ENOSYS = errno.EPERM, errno.ENOSYS

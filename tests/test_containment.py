@@ -11,7 +11,9 @@ import platform
 import pwd
 import socket
 import subprocess
+import sys
 import tempfile
+import types
 
 import conftest
 import pytest
@@ -93,10 +95,10 @@ def attempted(f, *args, **kwargs):
 def opens(path, flags=os.O_RDONLY):
     return attempted(os.open, path, flags)
 
-def run_machine_code(code):
+def run_machine_code(code, returns=None):
     m = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     m.write(code)
-    ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()
+    return ctypes.CFUNCTYPE(returns)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()
 
 def mode_after(make):
     """The set-uid and set-gid bits of a file in the working directory after make(path)."""
@@ -120,15 +122,45 @@ def ask(kernel, code):
     return json.loads(result.stdout)
 
 
+class Unconfined:
+    """Runs code in a Python of the machine, as a kernel without a sandbox would."""
+
+    def __init__(self, *prefix):
+        self.prefix = prefix
+
+    def run(self, code, **_):
+        done = subprocess.run([*self.prefix, sys.executable, "-c", code], capture_output=True, text=True,
+                              check=True, timeout=conftest.TIMEOUT)
+        return types.SimpleNamespace(stdout=done.stdout, status="ok")
+
+
+@pytest.mark.parametrize("prefix, shared", [
+    ([], ", ".join(conftest.NAMESPACES)),
+    (["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount", "--ipc", "--uts", "--net"], "cgroup"),
+], ids=["all", "one"])
+def test_no_probe_runs_where_a_namespace_is_shared(prefix, shared):
+    with pytest.raises(RuntimeError, match=f"it shares {shared} with the machine"):
+        prepare(Unconfined(*prefix))
+
+
 def prepare(kernel):
+    conftest.refuse_what_is_shared(kernel)
+    return load(kernel)
+
+
+def load(kernel):
     numbers = {name: pair[0 if X86 else 1] for name, pair in NUMBERS.items()}
     assert kernel.run(f"{PRELUDE}\nNUMBERS = {numbers!r}").status == "ok"
     return kernel
 
 
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory):
-    k = conftest.Kernel(tmp_path_factory.mktemp("probe"), env={"HUSK_TEST_SECRET": "s3cret-of-the-host"})
+PROFILES = ["notebook", "strict"]
+in_a_shared_directory = pytest.mark.parametrize("probe", ["notebook"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def probe(request, tmp_path_factory):
+    k = conftest.Kernel(tmp_path_factory.mktemp("probe"), "--profile", request.param, env={"HUSK_TEST_SECRET": "s3cret-of-the-host"})
     yield prepare(k)
     k.stop()
 
@@ -187,6 +219,59 @@ def test_pid_1_cannot_be_written(probe, code, wanted):
 def test_pid_1_cannot_be_touched(probe, code, wanted):
     check(probe, code, wanted)
     assert "husk-init" in ask(probe, "open('/proc/1/comm').read()")
+
+
+@table(
+    ("a core, which a handler may want", "resource.getrlimit(resource.RLIMIT_CORE)", [1, 1]),
+    ("open files", "resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 4096", True),
+    ("locked memory", "resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] <= 8 << 20", True),
+    ("message queues", "resource.getrlimit(resource.RLIMIT_MSGQUEUE)[1] <= 819200", True),
+    ("real-time priority", "resource.getrlimit(resource.RLIMIT_RTPRIO)", [0, 0]),
+    ("pending signals", "resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] <= 4096", True),
+    ("processes", "resource.getrlimit(resource.RLIMIT_NPROC)[1] <= 1024", True),
+)
+def test_resources_of_a_process_are_limited(probe, code, wanted):
+    check(probe, code, wanted)
+
+
+def test_signals_are_as_a_program_expects_them(probe):
+    """Pid 1 blocks SIGCHLD and others; what it starts must not inherit that."""
+    assert ask(probe, "sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))") == []
+    assert ask(probe, "os.getsid(0) == os.getpid()") is True
+
+
+def test_pid_1_leads_a_session_of_its_own(probe):
+    assert ask(probe, "os.getsid(1)") == 1  # 0: one that began outside
+
+
+MOUNT_LATER = """
+import pathlib, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+import conftest
+kernel = conftest.Kernel(pathlib.Path(sys.argv[2]))
+sub = kernel.cwd / "sub"
+sub.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "none", str(sub)], check=True)
+(sub / "late").touch()
+print(kernel.run("import os; os.listdir('sub')").value)
+kernel.stop()
+"""
+
+
+def test_what_is_mounted_later_on_the_host_does_not_flow_in(tmp_path):
+    """It would come with set-uid files and devices. In a namespace whose mounts are shared."""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared", sys.executable,
+         "-c", MOUNT_LATER, os.path.dirname(__file__), str(tmp_path)],
+        capture_output=True, text=True, timeout=conftest.TIMEOUT)
+    assert done.stdout == "[]\n", done
+    if os.geteuid() == 0:  # there the trees are taken by another process, in another namespace
+        (tmp_path / "again").mkdir()
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "shared", sys.executable, "-c", MOUNT_LATER,
+             os.path.dirname(__file__), str(tmp_path / "again")],
+            capture_output=True, text=True, timeout=conftest.TIMEOUT)
+        assert done.stdout == "[]\n", done
 
 
 def test_a_signal_to_everybody_does_not_reach_pid_1(make_kernel):
@@ -320,6 +405,7 @@ def test_the_connection_file_is_not_there(probe):
     assert ask(probe, f"opens({path!r})") == "ENOENT"
 
 
+@in_a_shared_directory
 def test_a_file_beside_the_working_directory_is_not_there(probe):
     secret = probe.cwd.parent / "secret"
     secret.write_text("s3cret")
@@ -424,8 +510,7 @@ for line in open('/proc/self/mountinfo'):
     rows.append([fields[4].encode().decode('unicode_escape'), fields[5].split(','), right.split()[0]])
 rows
 """
-    home = os.path.expanduser("~")
-    mine = {str(probe.cwd.resolve()), home, "/tmp", "/var/tmp", "/run", "/dev", "/dev/shm", "/dev/mqueue", "/dev/pts",
+    mine = {*ask(probe, "[os.getcwd(), os.path.expanduser('~')]"), "/tmp", "/var/tmp", "/run", "/dev", "/dev/shm", "/dev/mqueue", "/dev/pts",
             "/proc", *(f"/dev/{d}" for d in ("null", "zero", "full", "random", "urandom", "tty"))}
     rows = ask(probe, code)
     assert len(rows) > 10
@@ -740,12 +825,17 @@ if X86:
         ("i386 mount by int 0x80", r"forked(run_machine_code, b'\xb8\x15\0\0\0\xcd\x80\xc3')", "signal 31"),
         ("x32 getpid", "call(0x40000000 + 39)", "signal 31"),
         ("x32 ptrace", "call(0x40000000 + 521, 0, 0, 0, 0)", "signal 31"),
+        *((f"{name}, with a handler of the signal",
+           f"forked(lambda: (signal.signal(signal.SIGSYS, lambda *_: None), {code})[1] not in (os.getpid(), os.getppid()))", "True")
+          for name, code in (("i386 getpid by int 0x80", r"run_machine_code(b'\xb8\x14\0\0\0\xcd\x80\xc3', ctypes.c_int)"),
+                             ("x32 getpid", "libc.syscall(ctypes.c_long(0x40000000 + 39))"))),
         ("the machine code itself runs", r"forked(lambda: run_machine_code(b'\xb8\x27\0\0\0\x0f\x05\xc3') or 'ran')", "ran"),
     )
     def test_a_foreign_abi_kills(probe, code, wanted):
         check(probe, code, wanted)
 
 
+@pytest.mark.outcome("EPERM")
 @pytest.mark.parametrize("make", [
     "(os.close(made(p)), os.chmod(p, 0o4755))",
     "(os.close(made(p)), os.chmod(p, 0o2755))",
@@ -817,6 +907,7 @@ def test_a_child_program_has_no_more(probe):
 
 # --- the working directory, and what else is shared
 
+@in_a_shared_directory
 def test_what_a_cell_writes_is_there_and_belongs_to_the_owner_of_the_directory(probe):
     probe.run("import os, subprocess\nopen('file', 'w').write('by a cell')\nos.makedirs('deep/er', exist_ok=True)\n"
               "subprocess.run('echo by a program > deep/er/file', shell=True)\nos.symlink('file', 'link')")
@@ -828,6 +919,7 @@ def test_what_a_cell_writes_is_there_and_belongs_to_the_owner_of_the_directory(p
         assert (made.st_uid, made.st_gid) == (owner.st_uid, owner.st_gid), name
 
 
+@in_a_shared_directory
 def test_a_link_in_the_directory_leads_nowhere_outside(probe):
     secret = probe.cwd.parent / "linked"
     secret.write_text("s3cret")
@@ -1029,9 +1121,10 @@ min(ids)
 """
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    kernels = [prepare(conftest.Kernel(tmp_path_factory.mktemp("pair"))) for _ in range(2)]
+@pytest.fixture(scope="module", params=PROFILES)
+def pair(request, tmp_path_factory):
+    kernels = [prepare(conftest.Kernel(tmp_path_factory.mktemp("pair"), "--profile", request.param))
+               for _ in range(2)]
     queue = 240 if X86 else 180
     assert ask(kernels[0], MEET.replace("QUEUE", str(queue))) >= 0
     yield kernels[1]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Deaths, limits and interrupts: every request is answered, and the reason is named."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 
 import conftest
+import psutil
 import pytest
 
 DEATHS = {
@@ -32,10 +34,15 @@ INTERRUPTED = {
     "a queue": "import queue; queue.Queue().get()",
     "a socket": "import socket; a, b = socket.socketpair(); a.recv(1)",
     "a flood of text": "while True: print('x' * 100)",
+    "a host that is silent": "import socket, urllib.request\n"
+        "s = socket.create_server(('127.0.0.1', 0))\nurllib.request.urlopen('http://127.0.0.1:%d' % s.getsockname()[1])",
+    "a host that takes no connection": "import socket, urllib.request\ns = socket.create_server(('127.0.0.1', 0), backlog=0)\n"
+        "a = s.getsockname()\nkeep = [socket.create_connection(a)]\nurllib.request.urlopen('http://127.0.0.1:%d' % a[1])",
     "a stopped process": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\nwhile True: pass",
 }
 
 
+@pytest.mark.outcome(lambda how: DEATHS[how][1])
 @pytest.mark.parametrize("how", DEATHS)
 def test_a_death_is_named_and_everything_queued_is_answered(make_kernel, how):
     code, reason = DEATHS[how]
@@ -93,22 +100,30 @@ def test_open_files_are_limited(make_kernel):
     assert kernel.run("del f; 6 * 7").value == "42"
 
 
+@pytest.mark.outcome("KeyboardInterrupt")
 @pytest.mark.parametrize("what", INTERRUPTED)
 def test_an_interrupt_ends(kernel, what):
-    msg_id = kernel.send(INTERRUPTED[what], allow_stdin=True)
-    time.sleep(0.7)
-    assert kernel.interrupt()["content"]["status"] == "ok"
-    result = kernel.result(msg_id)
-    assert result.ename == "KeyboardInterrupt"
-    assert [e["ename"] for e in result.of("error")] == ["KeyboardInterrupt"]
-    assert kernel.run("2 + 3").value == "5"
+    """Within a second, at least once in three times: the machine may stall."""
+    taken = []
+    while len(taken) < 3 and not (taken and taken[-1] < 1):
+        msg_id = kernel.send(INTERRUPTED[what], allow_stdin=True)
+        time.sleep(0.7)
+        began = time.monotonic()
+        assert kernel.interrupt()["content"]["status"] == "ok"
+        result = kernel.result(msg_id)
+        taken.append(time.monotonic() - began)
+        assert result.ename == "KeyboardInterrupt"
+        assert [e["ename"] for e in result.of("error")] == ["KeyboardInterrupt"]
+        assert kernel.run("2 + 3").value == "5"
+    assert min(taken) < 1, taken
 
 
 def test_an_interrupt_ends_what_os_system_runs(kernel):
+    """The child dies; system(3) has its caller not hear of it."""
     msg_id = kernel.send("import os; os.system('sleep 60')")
     time.sleep(0.7)
     kernel.interrupt()
-    kernel.result(msg_id)
+    assert kernel.result(msg_id).value == "2"
 
 
 def test_ten_interrupts_are_one(kernel):
@@ -156,39 +171,6 @@ def wait_until(condition, seconds=15):
     return False
 
 
-def groups():
-    found = []
-    for top, directories, _ in os.walk("/sys/fs/cgroup"):
-        found += [d for d in directories if d.startswith("husk-")]
-        if top.count("/") > 5:
-            directories.clear()
-    return found
-
-
-@pytest.mark.parametrize("end", ["kill -9 of husk", "kill -9 of its group", "kill -9 of the broker"])
-def test_nothing_of_a_sandbox_lives_on(make_kernel, end):
-    mark = f"12{os.getpid()}{abs(hash(end)) % 1000}"
-    earlier = set(groups())
-    kernel = make_kernel()
-    kernel.run("import subprocess\n"
-               f"subprocess.Popen(['setsid', 'sleep', '{mark}'])\n"
-               f"subprocess.run('(nohup sleep {mark} >/dev/null 2>&1 &) &', shell=True)")
-    assert wait_until(lambda: len(processes_with(f"sleep {mark}")) == 2)
-    mine = set(groups()) - earlier
-    if end == "kill -9 of husk":
-        os.kill(kernel.pid, signal.SIGKILL)
-    elif end == "kill -9 of its group":
-        os.killpg(kernel.pid, signal.SIGKILL)
-    else:
-        broker = subprocess.run(["pgrep", "-P", str(kernel.pid), "husk-sandbox"],
-                                capture_output=True, text=True).stdout.split()
-        os.kill(int(broker[0]), signal.SIGKILL)
-    assert wait_until(lambda: not processes_with(f"sleep {mark}"))
-    assert wait_until(lambda: not kernel.manager.is_alive())
-    if end != "kill -9 of the broker":
-        assert wait_until(lambda: not mine & set(groups()))
-
-
 CLIENT = """
 import sys
 from jupyter_client.kernelspec import KernelSpecManager
@@ -211,7 +193,7 @@ def test_a_kernel_ends_with_its_client(tmp_path):
     client = subprocess.Popen([sys.executable, "-c", CLIENT, str(specs), str(tmp_path), mark],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert client.stdout.readline() == b"ready\n"
-    assert processes_with(f"sleep {mark}")
+    assert wait_until(lambda: processes_with(f"sleep {mark}"))
     client.kill()
     client.wait()
     client.stdin.close()
@@ -238,6 +220,27 @@ def test_shutdown_while_a_cell_runs_ends(make_kernel):
     assert wait_until(lambda: not kernel.manager.is_alive())
 
 
+def test_a_cgroup_is_left_alone_while_its_broker_lives_wherever_that_is(make_kernel):
+    """Two containers may share /sys/fs/cgroup and not see each other's processes: a lock tells."""
+    broker, = psutil.Process(make_kernel().pid).children()
+    # none for an ordinary user: nothing is made, or swept
+    for path in conftest.groups_of(broker.pid):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+        left = os.path.join(os.path.dirname(path), f"husk-1-{os.getpid()}")
+        held = os.path.join(os.path.dirname(path), f"husk-999999-{os.getpid()}")
+        os.mkdir(left)  # by a broker that was killed; process 1 lives, but holds no lock
+        os.mkdir(held)  # by one whose process is not seen here
+        fd = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        make_kernel()
+        assert os.path.exists(path) and os.path.exists(held) and not os.path.exists(left)
+        os.close(fd)
+        os.rmdir(held)
+
+
 def test_fifty_restarts_leave_nothing(make_kernel):
     kernel = make_kernel()
     kernel.run("1")
@@ -250,13 +253,6 @@ def test_fifty_restarts_leave_nothing(make_kernel):
     children = subprocess.run(["pgrep", "-P", str(kernel.pid)], capture_output=True, text=True)
     assert len(children.stdout.split()) == 1  # the broker
     assert len(os.listdir(f"/proc/{kernel.pid}/fd")) < 60
-
-
-def test_ten_kernels_at_once(make_kernel):
-    kernels = [make_kernel(ready=False) for _ in range(10)]
-    for i, kernel in enumerate(kernels):
-        kernel.client.wait_for_ready(timeout=60)
-        assert kernel.run(f"{i} + 1").value == str(i + 1)
 
 
 BROKEN = {
@@ -275,6 +271,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.outcome(lambda how: BROKEN[how][1])
 @pytest.mark.parametrize("how", BROKEN)
 def test_an_interpreter_that_breaks_the_protocol_is_ended_and_the_rule_is_named(make_kernel, how):
     frame, reason = BROKEN[how]
@@ -303,3 +300,26 @@ def test_an_interpreter_that_hangs_up_is_ended(make_kernel, how):
     result = kernel.run(f"import os, time\n{how}\ntime.sleep(60)")
     assert result.ename == "InterpreterDied"
     assert kernel.run("6 * 7").value == "42"
+
+
+ORPHANS = """
+import ctypes, os, pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+import conftest, psutil
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
+for name in ("strict", "notebook"):
+    kernel = conftest.Kernel(pathlib.Path(sys.argv[2]) / name, "--profile", name)
+    kernel.run("1")
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel()
+print([p.name() for p in psutil.Process().children()])
+"""
+
+
+def test_nothing_is_left_for_others_to_take_in(tmp_path):
+    """In a container pid 1 is often a program that waits for nobody: what ends there stays for ever."""
+    for name in ("strict", "notebook"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run([sys.executable, "-c", ORPHANS, os.path.dirname(__file__), str(tmp_path)],
+                          capture_output=True, text=True, timeout=conftest.TIMEOUT)
+    assert done.stdout == "[]\n", done

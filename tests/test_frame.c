@@ -111,7 +111,7 @@ static const struct {
     {"the reserved field, high byte", {0, 0, 0, 0, 0, FRAME_DOORBELL, 0x80, 0}, 24, INTERP, INTERP_BUSY, "DOORBELL with a reserved field that is not zero"},
     {"the interpreter cannot send a request", {HEAD(0, 0, 0, 12, FRAME_EXECUTE, 0), EMPTY, EMPTY, EMPTY}, 36, INTERP, INTERP_IDLE, "EXECUTE from the wrong side"},
     {"the supervisor cannot reply", {HEAD(0, 0, 0, 8, FRAME_REPLY, 0), EMPTY, EMPTY}, 32, KERNEL, INTERP_BUSY, "REPLY from the wrong side"},
-    {"a request while another runs", {HEAD(0, 0, 0, 12, FRAME_EXECUTE, 0), EMPTY, EMPTY, EMPTY}, 36, KERNEL, INTERP_BUSY, "EXECUTE at the wrong time"},
+    {"a request while one of another shell runs", {HEAD(0, 0, 0, 12, FRAME_EXECUTE, 0), EMPTY, EMPTY, EMPTY}, 36, KERNEL, INTERP_BUSY, NULL},
     {"a request before HELLO", {HEAD(0, 0, 0, 12, FRAME_EXECUTE, 0), EMPTY, EMPTY, EMPTY}, 36, KERNEL, INTERP_BOOT, "EXECUTE at the wrong time"},
     {"HELLO again", {HEAD(0, 0, 0, 4, FRAME_HELLO, 0), EMPTY}, 28, INTERP, INTERP_IDLE, "HELLO at the wrong time"},
     {"a reply without a request", {HEAD(0, 0, 0, 8, FRAME_REPLY, 0), EMPTY, EMPTY}, 32, INTERP, INTERP_IDLE, "REPLY at the wrong time"},
@@ -136,7 +136,7 @@ static const struct {
     {"all wrong: the number counts", {HEAD(0xff, 0, 0, 0, 9, 1)}, 24, INTERP, INTERP_BUSY, "no frame has number 9"},
     {"all but the number: the reserved field counts", {HEAD(0xff, 0, 0, 0, FRAME_EXECUTE, 1)}, 24, INTERP, INTERP_BUSY, "EXECUTE with a reserved field that is not zero"},
     {"side, phase and length: the side counts", {HEAD(0xff, 0, 0, 0, FRAME_EXECUTE, 0)}, 24, INTERP, INTERP_BUSY, "EXECUTE from the wrong side"},
-    {"phase and length: the phase counts", {HEAD(0xff, 0, 0, 0, FRAME_EXECUTE, 0)}, 24, KERNEL, INTERP_BUSY, "EXECUTE at the wrong time"},
+    {"phase and length: the phase counts", {HEAD(0xff, 0, 0, 0, FRAME_EXECUTE, 0)}, 24, KERNEL, INTERP_BOOT, "EXECUTE at the wrong time"},
     {"no side at all", {HEAD(0, 0, 0, 0, FRAME_DOORBELL, 0)}, 24, 0, INTERP_BUSY, "DOORBELL from the wrong side"},
     {"no phase at all", {HEAD(0, 0, 0, 0, FRAME_DOORBELL, 0)}, 24, INTERP, 0, "DOORBELL at the wrong time"},
 };
@@ -158,7 +158,7 @@ static const struct wall {
 } walls[] = {
     {"interp", interp_rules, INTERP_BY_KERNEL | INTERP_BY_INTERP,
      INTERP_BOOT | INTERP_IDLE | INTERP_BUSY},
-    {"sandbox", sandbox_rules, SANDBOX_BY_KERNEL | SANDBOX_BY_BROKER | SANDBOX_BY_INIT,
+    {"sandbox", sandbox_rules, SANDBOX_BY_KERNEL | SANDBOX_BY_BROKER | SANDBOX_BY_INIT | SANDBOX_BY_NETWORK,
      SANDBOX_NEW | SANDBOX_READY},
 };
 
@@ -375,10 +375,12 @@ visit_row(const char *claim, const struct wall *wall, unsigned sender, unsigned 
             fail_msg("%s: longer than a message", claim);
     } else {
         up = number >= 16;
-        if (up ? (rule->sender & SANDBOX_BY_KERNEL) : (rule->sender & SANDBOX_BY_INIT))
+        if (up ? (rule->sender & SANDBOX_BY_KERNEL) : (rule->sender & (SANDBOX_BY_INIT | SANDBOX_BY_NETWORK)))
             fail_msg("%s: up or down", claim);
-        if (up && (rule->fds || rule->max > 8192))
-            fail_msg("%s: what comes up is small and has no descriptors", claim);
+        if (up && rule->max > (number == SANDBOX_REPORT ? 65536 : 8192))
+            fail_msg("%s: what comes up is small", claim);
+        if (up && rule->fds && ((number != SANDBOX_BUILT && number != SANDBOX_DIFFED) || rule->sender != SANDBOX_BY_BROKER))
+            fail_msg("%s: nothing but the broker's BUILT and DIFFED has descriptors", claim);
         if (FRAME_HEAD + rule->max > SANDBOX_PACKET || rule->fds > SANDBOX_FDS)
             fail_msg("%s: does not fit into a datagram", claim);
     }
@@ -396,10 +398,11 @@ static const struct {
     const struct frame_rule *rules;
     unsigned number, sender, when;
 } promises[] = {
-    {"a cell runs only when none runs", interp_rules, FRAME_EXECUTE, KERNEL, INTERP_IDLE},
-    {"a completion waits for the cell", interp_rules, FRAME_COMPLETE, KERNEL, INTERP_IDLE},
-    {"an inspection waits for the cell", interp_rules, FRAME_INSPECT, KERNEL, INTERP_IDLE},
-    {"a comm message waits for the cell", interp_rules, FRAME_COMM_MSG, KERNEL, INTERP_IDLE},
+    {"a cell runs beside those of other shells", interp_rules, FRAME_EXECUTE, KERNEL, INTERP_IDLE | INTERP_BUSY},
+    {"a completion runs beside cells of other shells", interp_rules, FRAME_COMPLETE, KERNEL, INTERP_IDLE | INTERP_BUSY},
+    {"an inspection runs beside cells of other shells", interp_rules, FRAME_INSPECT, KERNEL, INTERP_IDLE | INTERP_BUSY},
+    {"a comm message comes beside a cell that awaits", interp_rules, FRAME_COMM_MSG, KERNEL, INTERP_IDLE | INTERP_BUSY},
+    {"a cell awaits only while it runs", interp_rules, FRAME_AWAITS, INTERP, INTERP_BUSY},
     {"an answer comes while a cell asks", interp_rules, FRAME_INPUT_REPLY, KERNEL, INTERP_BUSY},
     {"the interpreter says hello once", interp_rules, FRAME_HELLO, INTERP, INTERP_BOOT},
     {"a result belongs to a cell", interp_rules, FRAME_EXECUTE_RESULT, INTERP, INTERP_BUSY},
@@ -407,7 +410,12 @@ static const struct {
     {"a reply belongs to a request", interp_rules, FRAME_REPLY, INTERP, INTERP_BUSY},
     {"only the supervisor has a sandbox built", sandbox_rules, SANDBOX_BUILD, SANDBOX_BY_KERNEL, SANDBOX_NEW},
     {"only the broker says what is confined", sandbox_rules, SANDBOX_POLICY, SANDBOX_BY_BROKER, SANDBOX_NEW},
-    {"only pid 1 says that it runs", sandbox_rules, SANDBOX_ALIVE, SANDBOX_BY_INIT, SANDBOX_NEW},
+    {"only the supervisor asks what changed", sandbox_rules, SANDBOX_DIFF, SANDBOX_BY_KERNEL, SANDBOX_READY},
+    {"only the broker says what changed", sandbox_rules, SANDBOX_DIFFED, SANDBOX_BY_BROKER, SANDBOX_READY},
+    {"only the supervisor has the machine examined", sandbox_rules, SANDBOX_CHECK, SANDBOX_BY_KERNEL, SANDBOX_NEW},
+    {"only the broker reports on the machine", sandbox_rules, SANDBOX_REPORT, SANDBOX_BY_BROKER, SANDBOX_READY},
+    {"only pid 1 and the network say that they run", sandbox_rules, SANDBOX_ALIVE, SANDBOX_BY_INIT | SANDBOX_BY_NETWORK, SANDBOX_NEW},
+    {"pid 1 sends no notices of the network", sandbox_rules, SANDBOX_NOTICE, SANDBOX_BY_BROKER | SANDBOX_BY_NETWORK, SANDBOX_READY},
     {"pid 1 starts nothing by itself", sandbox_rules, SANDBOX_SPAWN, SANDBOX_BY_KERNEL | SANDBOX_BY_BROKER, SANDBOX_READY},
     {"pid 1 cannot say that all is built", sandbox_rules, SANDBOX_BUILT, SANDBOX_BY_BROKER, SANDBOX_READY},
     {"nothing is spawned before all is built", sandbox_rules, SANDBOX_SPAWNED, SANDBOX_BY_INIT | SANDBOX_BY_BROKER, SANDBOX_READY},

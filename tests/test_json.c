@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "kernel/json.h"
+#include "base/json.h"
 
 #define B(literal) {(const uint8_t *)(literal), sizeof(literal) - 1}
 #define EDGE_ROOM (1u << 20) /* bytes: a multiple of the page size */
@@ -90,20 +90,20 @@ static const struct {
     const char *reason;
 } checks[] = {
     /* values */
-    {"an object", B("{}"), JSON_OBJECT, NULL},
-    {"an array", B("[]"), JSON_ARRAY, NULL},
-    {"a string", B("\"\""), JSON_STRING, NULL},
-    {"a number", B("7"), JSON_NUMBER, NULL},
-    {"true", B("true"), JSON_TRUE, NULL},
-    {"false", B("false"), JSON_FALSE, NULL},
-    {"null", B("null"), JSON_NULL, NULL},
-    {"white space of all four kinds", B(" \t\r\n[ \t\r\n] \t\r\n"), JSON_ARRAY, NULL},
-    {"white space around every token", B(" { \"a\" : [ 1 , 2 ] , \"b\" : { } } "), JSON_OBJECT, NULL},
-    {"members of every type", B("{\"a\":1,\"b\":\"\",\"c\":[{}],\"d\":{\"e\":[]},\"f\":null}"), JSON_OBJECT, NULL},
-    {"a name that is empty", B("{\"\":0}"), JSON_OBJECT, NULL},
-    {"a name twice", B("{\"a\":1,\"a\":2}"), JSON_OBJECT, NULL},
-    {"a name with a NUL", B("{\"a\\u0000b\":1}"), JSON_OBJECT, NULL},
-    {"an array that closes an object before", B("[{\"a\":[{\"b\":[]}]},[]]"), JSON_ARRAY, NULL},
+    {"an object", B("{}"), J_OBJECT, NULL},
+    {"an array", B("[]"), J_ARRAY, NULL},
+    {"a string", B("\"\""), J_STRING, NULL},
+    {"a number", B("7"), J_NUMBER, NULL},
+    {"true", B("true"), J_TRUE, NULL},
+    {"false", B("false"), J_FALSE, NULL},
+    {"null", B("null"), J_NULL, NULL},
+    {"white space of all four kinds", B(" \t\r\n[ \t\r\n] \t\r\n"), J_ARRAY, NULL},
+    {"white space around every token", B(" { \"a\" : [ 1 , 2 ] , \"b\" : { } } "), J_OBJECT, NULL},
+    {"members of every type", B("{\"a\":1,\"b\":\"\",\"c\":[{}],\"d\":{\"e\":[]},\"f\":null}"), J_OBJECT, NULL},
+    {"a name that is empty", B("{\"\":0}"), J_OBJECT, NULL},
+    {"a name twice", B("{\"a\":1,\"a\":2}"), J_OBJECT, NULL},
+    {"a name with a NUL", B("{\"a\\u0000b\":1}"), J_OBJECT, NULL},
+    {"an array that closes an object before", B("[{\"a\":[{\"b\":[]}]},[]]"), J_ARRAY, NULL},
     {"nothing", B(""), -1, "byte 0: no value"},
     {"only white space", B(" \n "), -1, "byte 3: no value"},
     {"a vertical tab", B("\v1"), -1, "byte 0: no value"},
@@ -137,19 +137,19 @@ static const struct {
     {"-Infinity", B("-Infinity"), -1, "byte 1: a number without digits"},
     {"undefined", B("undefined"), -1, "byte 0: no value"},
     /* numbers */
-    {"zero", B("0"), JSON_NUMBER, NULL},
-    {"minus zero", B("-0"), JSON_NUMBER, NULL},
-    {"minus zero with everything", B("-0.0e-0"), JSON_NUMBER, NULL},
-    {"a fraction", B("3.14159"), JSON_NUMBER, NULL},
-    {"a fraction that begins with zeros", B("0.001"), JSON_NUMBER, NULL},
-    {"an exponent", B("1e5"), JSON_NUMBER, NULL},
-    {"an exponent with a capital and plus", B("1E+5"), JSON_NUMBER, NULL},
-    {"an exponent with leading zeros", B("1e-007"), JSON_NUMBER, NULL},
-    {"an exponent of zero", B("0e0"), JSON_NUMBER, NULL},
-    {"a number that no double holds", B("1e400"), JSON_NUMBER, NULL},
-    {"a number of many digits", B("-123456789012345678901234567890.123456789012345678901234567890"), JSON_NUMBER, NULL},
-    {"a number, then white space", B("12 \n"), JSON_NUMBER, NULL},
-    {"numbers close to commas", B("[-1,0,1.5,2e3,-0]"), JSON_ARRAY, NULL},
+    {"zero", B("0"), J_NUMBER, NULL},
+    {"minus zero", B("-0"), J_NUMBER, NULL},
+    {"minus zero with everything", B("-0.0e-0"), J_NUMBER, NULL},
+    {"a fraction", B("3.14159"), J_NUMBER, NULL},
+    {"a fraction that begins with zeros", B("0.001"), J_NUMBER, NULL},
+    {"an exponent", B("1e5"), J_NUMBER, NULL},
+    {"an exponent with a capital and plus", B("1E+5"), J_NUMBER, NULL},
+    {"an exponent with leading zeros", B("1e-007"), J_NUMBER, NULL},
+    {"an exponent of zero", B("0e0"), J_NUMBER, NULL},
+    {"a number that no double holds", B("1e400"), J_NUMBER, NULL},
+    {"a number of many digits", B("-123456789012345678901234567890.123456789012345678901234567890"), J_NUMBER, NULL},
+    {"a number, then white space", B("12 \n"), J_NUMBER, NULL},
+    {"numbers close to commas", B("[-1,0,1.5,2e3,-0]"), J_ARRAY, NULL},
     {"a sign alone", B("-"), -1, "byte 1: a number without digits"},
     {"a sign alone in an array", B("[-]"), -1, "byte 2: a number without digits"},
     {"two signs", B("--1"), -1, "byte 1: a number without digits"},
@@ -207,19 +207,19 @@ static const struct {
     {"an outer array after an inner object", B("[{\"a\":1}}"), -1, "byte 8: no ',' or ']' after an element"},
     {"an outer object after an inner array", B("{\"a\":[]]"), -1, "byte 7: no ',' or '}' after a member"},
     /* strings */
-    {"every short escape", B("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""), JSON_STRING, NULL},
-    {"\\u in both cases", B("\"\\u00e9\\u00E9\\uAbCd\""), JSON_STRING, NULL},
-    {"a NUL, escaped", B("\"\\u0000\""), JSON_STRING, NULL},
-    {"a surrogate pair", B("\"\\ud83d\\ude00\""), JSON_STRING, NULL},
-    {"a lone high surrogate", B("\"\\ud800\""), JSON_STRING, NULL},
-    {"a lone low surrogate", B("\"\\uDFFF\""), JSON_STRING, NULL},
-    {"surrogates the wrong way round", B("\"\\ude00\\ud83d\""), JSON_STRING, NULL},
-    {"a high surrogate before another escape", B("\"\\ud800\\n\""), JSON_STRING, NULL},
-    {"what is not a character, escaped", B("\"\\uffff\""), JSON_STRING, NULL},
-    {"DEL", B("\"\x7f\""), JSON_STRING, NULL},
-    {"a byte order mark in a string", B("\"\xef\xbb\xbf\""), JSON_STRING, NULL},
-    {"U+2028 as it is", B("\"\xe2\x80\xa8\""), JSON_STRING, NULL},
-    {"an escaped quote before the end", B("\"a\\\\\""), JSON_STRING, NULL},
+    {"every short escape", B("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""), J_STRING, NULL},
+    {"\\u in both cases", B("\"\\u00e9\\u00E9\\uAbCd\""), J_STRING, NULL},
+    {"a NUL, escaped", B("\"\\u0000\""), J_STRING, NULL},
+    {"a surrogate pair", B("\"\\ud83d\\ude00\""), J_STRING, NULL},
+    {"a lone high surrogate", B("\"\\ud800\""), J_STRING, NULL},
+    {"a lone low surrogate", B("\"\\uDFFF\""), J_STRING, NULL},
+    {"surrogates the wrong way round", B("\"\\ude00\\ud83d\""), J_STRING, NULL},
+    {"a high surrogate before another escape", B("\"\\ud800\\n\""), J_STRING, NULL},
+    {"what is not a character, escaped", B("\"\\uffff\""), J_STRING, NULL},
+    {"DEL", B("\"\x7f\""), J_STRING, NULL},
+    {"a byte order mark in a string", B("\"\xef\xbb\xbf\""), J_STRING, NULL},
+    {"U+2028 as it is", B("\"\xe2\x80\xa8\""), J_STRING, NULL},
+    {"an escaped quote before the end", B("\"a\\\\\""), J_STRING, NULL},
     {"a quote alone", B("\""), -1, "byte 0: a string is not closed"},
     {"a string that is open", B("[\"abc"), -1, "byte 1: a string is not closed"},
     {"a quote that is escaped", B("\"abc\\\""), -1, "byte 0: a string is not closed"},
@@ -266,9 +266,9 @@ test_null_is_empty(void **state)
 
     assert_int_equal(json_check(none, &err), -1);
     assert_string_equal(err.text, "byte 0: no value");
-    assert_int_equal(json_get(none, "a", &value), JSON_NONE);
-    assert_int_equal(json_next(none, &at, &value, &value), JSON_NONE);
-    assert_int_equal(json_element(none, &at, &value), JSON_NONE);
+    assert_int_equal(json_get(none, "a", &value), J_NONE);
+    assert_int_equal(json_next(none, &at, &value, &value), J_NONE);
+    assert_int_equal(json_element(none, &at, &value), J_NONE);
     assert_int_equal(json_string_is(none, ""), 0);
     assert_int_equal(json_utf8_tail(none), 0);
 }
@@ -297,7 +297,7 @@ test_cut_everywhere(void **state)
                               "[false,null,\"0123456789abcdef012345\"]}");
     struct err err = {0};
 
-    assert_int_equal(json_check(text, &err), JSON_OBJECT);
+    assert_int_equal(json_check(text, &err), J_OBJECT);
     for (size_t len = 0; len < text.len; len++)
         if (json_check(at_edge((struct bytes){text.data, len}), &err) != -1)
             fail_msg("cut at byte %zu, it is accepted", len);
@@ -310,7 +310,7 @@ expect_depth(const char *claim, const char *open, const char *middle, const char
              size_t depth, const char *reason)
 {
     scoped(buf_release) struct buf text = {0};
-    int type = *open == '{' ? JSON_OBJECT : JSON_ARRAY;
+    int type = *open == '{' ? J_OBJECT : J_ARRAY;
 
     add(&text, open, depth);
     add(&text, middle, 1);
@@ -350,7 +350,7 @@ test_width(void **state)
     add(&text, "[0", 1);
     add(&text, ",[[]],{\"a\":{}}", 2000);
     add(&text, "]", 1);
-    expect_verdict("2000 arrays beside each other", bytes_in(&text), JSON_ARRAY, NULL);
+    expect_verdict("2000 arrays beside each other", bytes_in(&text), J_ARRAY, NULL);
 }
 
 /* Each level remembers its own kind, wherever its bit lies. */
@@ -367,7 +367,7 @@ test_kinds(void **state)
         add(&text, "}", 1);
         add(&text, "]", odd);
         expect_verdict("one object among arrays", bytes_in(&text),
-                       odd ? JSON_ARRAY : JSON_OBJECT, NULL);
+                       odd ? J_ARRAY : J_OBJECT, NULL);
     }
 }
 
@@ -484,7 +484,7 @@ expect_sequence(const uint8_t *sequence, size_t len)
 
     memcpy(text + 1, sequence, len);
     text[1 + len] = '"';
-    if ((json_check((struct bytes){text, len + 2}, &err) == JSON_STRING) != right)
+    if ((json_check((struct bytes){text, len + 2}, &err) == J_STRING) != right)
         fail_msg("%02x %02x %02x %02x is%s UTF-8", text[1], text[2], text[3], text[4],
                  right ? "" : " not");
 }
@@ -534,7 +534,7 @@ test_every_character(void **state)
         assert_int_equal(json_quote(bytes_in(&meant), &quoted), 0);
         if (!is_utf8(meant.data, meant.len) || quoted.len != meant.len + 2 ||
             memcmp(quoted.data + 1, meant.data, meant.len) != 0 ||
-            json_check(bytes_in(&quoted), &err) != JSON_STRING)
+            json_check(bytes_in(&quoted), &err) != J_STRING)
             fail_msg("U+%04X is not the same on all ways", (unsigned)c);
     }
 }
@@ -649,52 +649,52 @@ static const struct {
     enum json_type type;
     const char *value;
 } gets[] = {
-    {"a string", "{\"a\":\"x\"}", "a", JSON_STRING, "\"x\""},
-    {"a number", "{\"a\":-1.5e3}", "a", JSON_NUMBER, "-1.5e3"},
-    {"a number before white space", "{\"a\": 1 }", "a", JSON_NUMBER, "1"},
-    {"true", "{\"a\":true}", "a", JSON_TRUE, "true"},
-    {"false", "{\"a\":false}", "a", JSON_FALSE, "false"},
-    {"null is a value", "{\"a\":null}", "a", JSON_NULL, "null"},
-    {"an object, with what is in it", "{\"a\": {\"b\": [1, 2]} }", "a", JSON_OBJECT, "{\"b\": [1, 2]}"},
-    {"an array, with what is in it", "{\"a\":[{\"a\":[]},[]]}", "a", JSON_ARRAY, "[{\"a\":[]},[]]"},
-    {"the first of many", "{\"a\":1,\"b\":2,\"c\":3}", "a", JSON_NUMBER, "1"},
-    {"one in the middle", "{\"a\":1,\"b\":2,\"c\":3}", "b", JSON_NUMBER, "2"},
-    {"the last of many", "{\"a\":1,\"b\":2,\"c\":3}", "c", JSON_NUMBER, "3"},
-    {"white space everywhere", " \n{ \t\"a\" \r:\n 1 , \"b\" : 2 } ", "b", JSON_NUMBER, "2"},
-    {"no such name", "{\"a\":1}", "b", JSON_NONE, NULL},
-    {"an empty object", "{}", "a", JSON_NONE, NULL},
-    {"an empty object with white space", " { } ", "a", JSON_NONE, NULL},
-    {"the empty name", "{\"a\":1,\"\":2}", "", JSON_NUMBER, "2"},
-    {"a name is not its beginning", "{\"abc\":1}", "ab", JSON_NONE, NULL},
-    {"a name is not what begins with it", "{\"ab\":1}", "abc", JSON_NONE, NULL},
-    {"names have case", "{\"A\":1}", "a", JSON_NONE, NULL},
-    {"a value is not a name", "{\"x\":\"a\",\"y\":1}", "a", JSON_NONE, NULL},
-    {"of duplicates the last counts", "{\"a\":1,\"b\":0,\"a\":[2]}", "a", JSON_ARRAY, "[2]"},
-    {"of duplicates the last, even null", "{\"a\":1,\"a\":null}", "a", JSON_NULL, "null"},
-    {"of duplicates the last, though escaped", "{\"a\":1,\"\\u0061\":2}", "a", JSON_NUMBER, "2"},
-    {"of duplicates the last, though not escaped", "{\"\\u0061\":1,\"a\":2}", "a", JSON_NUMBER, "2"},
-    {"a name in escapes", "{\"\\u006d\\u0073g_\\u0069d\":1}", "msg_id", JSON_NUMBER, "1"},
-    {"a name with a quote", "{\"a\\\"b\":1}", "a\"b", JSON_NUMBER, "1"},
-    {"a name with a backslash", "{\"a\\\\\":1}", "a\\", JSON_NUMBER, "1"},
-    {"a name with a line end", "{\"a\\n\":1}", "a\n", JSON_NUMBER, "1"},
-    {"a name with a slash", "{\"a\\/b\":1}", "a/b", JSON_NUMBER, "1"},
-    {"what an escape looks like is not what it means", "{\"\\u0061\":1}", "\\u0061", JSON_NONE, NULL},
-    {"a name with a NUL is not its beginning", "{\"a\\u0000\":1}", "a", JSON_NONE, NULL},
-    {"a name with a NUL is not the empty name", "{\"\\u0000\":1}", "", JSON_NONE, NULL},
-    {"the same name deeper", "{\"b\":{\"a\":1}}", "a", JSON_NONE, NULL},
-    {"the same name deeper and before", "{\"b\":{\"a\":1},\"a\":2}", "a", JSON_NUMBER, "2"},
-    {"the same name deeper and behind", "{\"a\":2,\"b\":[{\"a\":1}]}", "a", JSON_NUMBER, "2"},
-    {"the same name inside of itself", "{\"a\":{\"a\":{\"a\":1}}}", "a", JSON_OBJECT, "{\"a\":{\"a\":1}}"},
-    {"brackets in strings are text", "{\"x\":[\"]}\",\"{[\"],\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"quotes in strings are text", "{\"x\":\"\\\",\\\"a\\\":2\",\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"a backslash before the quote", "{\"x\":\"\\\\\",\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"a backslash before the quote, deeper", "{\"x\":[\"\\\\\"],\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"behind long values", "{\"x\":\"0123456789abcdef0123456789abcdef\",\"y\":[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]],\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"behind other alphabets", "{\"\xe2\x82\xac\":\"\xf0\x9f\x98\x80\",\"a\":1}", "a", JSON_NUMBER, "1"},
-    {"an array has no members", "[\"a\",1]", "a", JSON_NONE, NULL},
-    {"an array around an object", "[{\"a\":1}]", "a", JSON_NONE, NULL},
-    {"a string has no members", "\"{\\\"a\\\":1}\"", "a", JSON_NONE, NULL},
-    {"a number has no members", "1", "a", JSON_NONE, NULL},
+    {"a string", "{\"a\":\"x\"}", "a", J_STRING, "\"x\""},
+    {"a number", "{\"a\":-1.5e3}", "a", J_NUMBER, "-1.5e3"},
+    {"a number before white space", "{\"a\": 1 }", "a", J_NUMBER, "1"},
+    {"true", "{\"a\":true}", "a", J_TRUE, "true"},
+    {"false", "{\"a\":false}", "a", J_FALSE, "false"},
+    {"null is a value", "{\"a\":null}", "a", J_NULL, "null"},
+    {"an object, with what is in it", "{\"a\": {\"b\": [1, 2]} }", "a", J_OBJECT, "{\"b\": [1, 2]}"},
+    {"an array, with what is in it", "{\"a\":[{\"a\":[]},[]]}", "a", J_ARRAY, "[{\"a\":[]},[]]"},
+    {"the first of many", "{\"a\":1,\"b\":2,\"c\":3}", "a", J_NUMBER, "1"},
+    {"one in the middle", "{\"a\":1,\"b\":2,\"c\":3}", "b", J_NUMBER, "2"},
+    {"the last of many", "{\"a\":1,\"b\":2,\"c\":3}", "c", J_NUMBER, "3"},
+    {"white space everywhere", " \n{ \t\"a\" \r:\n 1 , \"b\" : 2 } ", "b", J_NUMBER, "2"},
+    {"no such name", "{\"a\":1}", "b", J_NONE, NULL},
+    {"an empty object", "{}", "a", J_NONE, NULL},
+    {"an empty object with white space", " { } ", "a", J_NONE, NULL},
+    {"the empty name", "{\"a\":1,\"\":2}", "", J_NUMBER, "2"},
+    {"a name is not its beginning", "{\"abc\":1}", "ab", J_NONE, NULL},
+    {"a name is not what begins with it", "{\"ab\":1}", "abc", J_NONE, NULL},
+    {"names have case", "{\"A\":1}", "a", J_NONE, NULL},
+    {"a value is not a name", "{\"x\":\"a\",\"y\":1}", "a", J_NONE, NULL},
+    {"of duplicates the last counts", "{\"a\":1,\"b\":0,\"a\":[2]}", "a", J_ARRAY, "[2]"},
+    {"of duplicates the last, even null", "{\"a\":1,\"a\":null}", "a", J_NULL, "null"},
+    {"of duplicates the last, though escaped", "{\"a\":1,\"\\u0061\":2}", "a", J_NUMBER, "2"},
+    {"of duplicates the last, though not escaped", "{\"\\u0061\":1,\"a\":2}", "a", J_NUMBER, "2"},
+    {"a name in escapes", "{\"\\u006d\\u0073g_\\u0069d\":1}", "msg_id", J_NUMBER, "1"},
+    {"a name with a quote", "{\"a\\\"b\":1}", "a\"b", J_NUMBER, "1"},
+    {"a name with a backslash", "{\"a\\\\\":1}", "a\\", J_NUMBER, "1"},
+    {"a name with a line end", "{\"a\\n\":1}", "a\n", J_NUMBER, "1"},
+    {"a name with a slash", "{\"a\\/b\":1}", "a/b", J_NUMBER, "1"},
+    {"what an escape looks like is not what it means", "{\"\\u0061\":1}", "\\u0061", J_NONE, NULL},
+    {"a name with a NUL is not its beginning", "{\"a\\u0000\":1}", "a", J_NONE, NULL},
+    {"a name with a NUL is not the empty name", "{\"\\u0000\":1}", "", J_NONE, NULL},
+    {"the same name deeper", "{\"b\":{\"a\":1}}", "a", J_NONE, NULL},
+    {"the same name deeper and before", "{\"b\":{\"a\":1},\"a\":2}", "a", J_NUMBER, "2"},
+    {"the same name deeper and behind", "{\"a\":2,\"b\":[{\"a\":1}]}", "a", J_NUMBER, "2"},
+    {"the same name inside of itself", "{\"a\":{\"a\":{\"a\":1}}}", "a", J_OBJECT, "{\"a\":{\"a\":1}}"},
+    {"brackets in strings are text", "{\"x\":[\"]}\",\"{[\"],\"a\":1}", "a", J_NUMBER, "1"},
+    {"quotes in strings are text", "{\"x\":\"\\\",\\\"a\\\":2\",\"a\":1}", "a", J_NUMBER, "1"},
+    {"a backslash before the quote", "{\"x\":\"\\\\\",\"a\":1}", "a", J_NUMBER, "1"},
+    {"a backslash before the quote, deeper", "{\"x\":[\"\\\\\"],\"a\":1}", "a", J_NUMBER, "1"},
+    {"behind long values", "{\"x\":\"0123456789abcdef0123456789abcdef\",\"y\":[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]],\"a\":1}", "a", J_NUMBER, "1"},
+    {"behind other alphabets", "{\"\xe2\x82\xac\":\"\xf0\x9f\x98\x80\",\"a\":1}", "a", J_NUMBER, "1"},
+    {"an array has no members", "[\"a\",1]", "a", J_NONE, NULL},
+    {"an array around an object", "[{\"a\":1}]", "a", J_NONE, NULL},
+    {"a string has no members", "\"{\\\"a\\\":1}\"", "a", J_NONE, NULL},
+    {"a number has no members", "1", "a", J_NONE, NULL},
 };
 
 static void
@@ -708,7 +708,7 @@ test_get(void **state)
         type = json_get(object, gets[i].name, &value);
         if (type != gets[i].type)
             fail_msg("%s: type %d instead of %d", gets[i].claim, type, gets[i].type);
-        if (!bytes_equal(value, type == JSON_NONE ? "untouched" : gets[i].value))
+        if (!bytes_equal(value, type == J_NONE ? "untouched" : gets[i].value))
             fail_msg("%s: '%.*s' instead of '%s'", gets[i].claim, (int)value.len,
                      value.data, gets[i].value);
     }
@@ -721,23 +721,23 @@ test_next(void **state)
     struct bytes name, value;
     size_t at = 0, end;
 
-    assert_int_equal(json_next(object, &at, &name, &value), JSON_NUMBER);
+    assert_int_equal(json_next(object, &at, &name, &value), J_NUMBER);
     assert_true(bytes_equal(name, "\"a\"") && bytes_equal(value, "1"));
-    assert_int_equal(json_next(object, &at, &name, &value), JSON_ARRAY);
+    assert_int_equal(json_next(object, &at, &name, &value), J_ARRAY);
     assert_true(bytes_equal(name, "\"b\\n\"") && bytes_equal(value, "[ ]"));
-    assert_int_equal(json_next(object, &at, &name, &value), JSON_OBJECT);
+    assert_int_equal(json_next(object, &at, &name, &value), J_OBJECT);
     assert_true(bytes_equal(name, "\"a\"") && bytes_equal(value, "{\"c\":0}"));
     end = at;
     for (int again = 0; again < 3; again++)
-        assert_int_equal(json_next(object, &at, &name, &value), JSON_NONE);
+        assert_int_equal(json_next(object, &at, &name, &value), J_NONE);
     assert_int_equal(at, end);
     assert_true(bytes_equal(name, "\"a\"") && bytes_equal(value, "{\"c\":0}"));
 
     at = 0;
-    assert_int_equal(json_next(BYTES("{}"), &at, &name, &value), JSON_NONE);
-    assert_int_equal(json_next(BYTES("[\"a\",1]"), &at, &name, &value), JSON_NONE);
+    assert_int_equal(json_next(BYTES("{}"), &at, &name, &value), J_NONE);
+    assert_int_equal(json_next(BYTES("[\"a\",1]"), &at, &name, &value), J_NONE);
     at = SIZE_MAX;
-    assert_int_equal(json_next(object, &at, &name, &value), JSON_NONE);
+    assert_int_equal(json_next(object, &at, &name, &value), J_NONE);
 }
 
 static void
@@ -748,9 +748,9 @@ test_element(void **state)
         enum json_type type;
         const char *value;
     } wants[] = {
-        {JSON_NUMBER, "1"},           {JSON_STRING, "\"]\""}, {JSON_ARRAY, "[[]]"},
-        {JSON_OBJECT, "{\"a\":[]}"}, {JSON_NULL, "null"},     {JSON_TRUE, "true"},
-        {JSON_FALSE, "false"},
+        {J_NUMBER, "1"},           {J_STRING, "\"]\""}, {J_ARRAY, "[[]]"},
+        {J_OBJECT, "{\"a\":[]}"}, {J_NULL, "null"},     {J_TRUE, "true"},
+        {J_FALSE, "false"},
     };
     struct bytes value;
     size_t at = 0;
@@ -759,13 +759,13 @@ test_element(void **state)
         assert_int_equal(json_element(array, &at, &value), wants[i].type);
         assert_true(bytes_equal(value, wants[i].value));
     }
-    assert_int_equal(json_element(array, &at, &value), JSON_NONE);
-    assert_int_equal(json_element(array, &at, &value), JSON_NONE);
+    assert_int_equal(json_element(array, &at, &value), J_NONE);
+    assert_int_equal(json_element(array, &at, &value), J_NONE);
     at = 0;
-    assert_int_equal(json_element(BYTES(" [ ] "), &at, &value), JSON_NONE);
-    assert_int_equal(json_element(BYTES("{\"a\":1}"), &at, &value), JSON_NONE);
+    assert_int_equal(json_element(BYTES(" [ ] "), &at, &value), J_NONE);
+    assert_int_equal(json_element(BYTES("{\"a\":1}"), &at, &value), J_NONE);
     at = SIZE_MAX;
-    assert_int_equal(json_element(array, &at, &value), JSON_NONE);
+    assert_int_equal(json_element(array, &at, &value), J_NONE);
 }
 
 static void
@@ -784,7 +784,7 @@ walk_unchecked(struct bytes text)
     int64_t number;
     size_t at = 0, steps = 0;
 
-    while (json_next(text, &at, &name, &value) != JSON_NONE) {
+    while (json_next(text, &at, &name, &value) != J_NONE) {
         expect_inside(name, text);
         expect_inside(value, text);
         json_string_is(name, "a\xc3\xa9");
@@ -794,7 +794,7 @@ walk_unchecked(struct bytes text)
         assert_true(meant.len <= value.len);
         assert_true(++steps <= text.len);
     }
-    for (at = steps = 0; json_element(text, &at, &value) != JSON_NONE; steps++) {
+    for (at = steps = 0; json_element(text, &at, &value) != J_NONE; steps++) {
         expect_inside(value, text);
         assert_true(steps <= text.len);
     }
@@ -863,7 +863,7 @@ test_unescape(void **state)
         scoped(buf_release) struct buf meant = {0};
         struct bytes string = at_edge(bytes_of(strings[i].string));
         struct err err;
-        assert_int_equal(json_check(string, &err), JSON_STRING);
+        assert_int_equal(json_check(string, &err), J_STRING);
         assert_int_equal(buf_text(&meant, "before"), 0);
         assert_int_equal(json_unescape(string, &meant), 0);
         if (!same((struct bytes){meant.data + 6, meant.len - 6}, strings[i].meaning))
@@ -1007,7 +1007,7 @@ expect_round_trip(const char *claim, struct bytes text)
     assert_int_equal(json_quote(at_edge(text), &out), 0);
     if (!same(bytes_in(&out), bytes_in(&want)))
         fail_msg("%s in %zu bytes: quoted wrongly", claim, text.len);
-    if (json_check(at_edge(bytes_in(&out)), &err) != JSON_STRING)
+    if (json_check(at_edge(bytes_in(&out)), &err) != J_STRING)
         fail_msg("%s in %zu bytes: %s", claim, text.len, err.text);
     assert_int_equal(json_unescape(bytes_in(&out), &back), 0);
     if (!same(bytes_in(&back), text))

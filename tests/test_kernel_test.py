@@ -9,7 +9,7 @@ import conftest
 import jupyter_kernel_test
 
 _directory = tempfile.TemporaryDirectory()
-_specs = conftest.spec_directory(_directory.name)
+_specs = conftest.spec_directory(_directory.name, "--history", "session")
 
 
 class _Husk:

@@ -99,6 +99,29 @@ bad_options_are_refused_with_the_reason(void **state)
         {"memory=-1", "is no size"},
         {"id=UPPER/../x", "is no name"},
         {"color=red", "there is no sandbox option"},
+        {"profile=lax", "there is no profile"},
+        {"profile=image", "needs an image"},
+        {"image=/i", "needs profile image"},
+        {"mount=/a", "is not SOURCE:TARGET:ro"},
+        {"mount=/a:/b", "is not SOURCE:TARGET:ro"},
+        {"mount=/a:/b:rx", "is not SOURCE:TARGET:ro"},
+        {"mount=/a:/b:ro:ro", "is not SOURCE:TARGET:ro"},
+        {"mount=a:/b:ro", "in its plain form"},
+        {"mount=/a/../b:/b:ro", "in its plain form"},
+        {"mount=/a:/b/:ro", "in its plain form"},
+        {"mount=/home:/b:ro", "contains your home"},
+        {"mount=/home/u:/b:ro", "is your home"},
+        {"mount=/s/husk/workspace:/b:ro", "stays hidden"},
+        {"mount=/s:/b:ro", "stays hidden"},
+        {"mount=/sys/fs:/b:ro", "of the host"},
+        {"mount=/var:/b:rw", "to be written"},
+        {"mount=/a:/b:ro", NULL},
+        {"mount=/home/u/x:/home/u/x:rw", NULL},
+        {"mount=/a:/usr/b:ro", "the system stands there"},
+        {"mount=/a:/:ro", "the system stands there"},
+        {"mount=/a:/home:ro", "home directory stands there"},
+        {"mount=/a:/w:ro", "working directory stands there"},
+        {"mount=/a:/w/b:ro", NULL},
         {"workdir", "has no value"},
     };
 
@@ -107,8 +130,69 @@ bad_options_are_refused_with_the_reason(void **state)
         struct policy p = {0};
         struct err err = {0};
 
-        if (read_policy(options, countof(options), &p, &err) != -1 || !strstr(err.text, cases[i].reason))
-            fail_msg("%s: '%s' does not say '%s'", cases[i].option, err.text, cases[i].reason);
+        int r = read_policy(options, countof(options), &p, &err);
+        if (cases[i].reason ? r == 0 || !strstr(err.text, cases[i].reason) : r < 0)
+            fail_msg("%s: '%s' does not say '%s'", cases[i].option, err.text, cases[i].reason ? cases[i].reason : "nothing");
+        policy_release(&p);
+    }
+}
+
+static void
+an_image_holds_nothing_of_the_host(void **state)
+{
+    static const struct {
+        const char *image, *reason;
+    } cases[] = {
+        {"image=/srv/debian", NULL},
+        {"image=/home/u/images/debian", NULL},
+        {"image=/s/husk/images/sha256-0", NULL},
+        {"image=/", "home directory"},
+        {"image=/home", "contains your home"},
+        {"image=/home/u", "is your home"},
+        {"image=/usr", "of the system"},
+        {"image=/usr/local/debian", "belongs to the system"},
+        {"image=/proc/1/root", "belongs to the system"},
+        {"image=/tmp", "of the system"},
+        {"image=/s", "stays hidden"},
+        {"image=/s/husk", "stays hidden"},
+        {"image=/s/husk/images", "stays hidden"},
+        {"image=/s/husk/sandboxes/x", "stays hidden"},
+        {"image=/k", "connection file"},
+        {"image=relative", "not an absolute path"},
+        {"image=/a/../b", "not an absolute path"},
+    };
+
+    for (size_t i = 0; i < countof(cases); i++) {
+        const char *options[] = {COMMON, "workdir=/workspace", "layers=/s/husk/sandboxes", "mask=/k/c.json",
+                                 "profile=image", cases[i].image};
+        struct policy p = {0};
+        struct err err = {0};
+
+        int r = read_policy(options, countof(options), &p, &err);
+        if (cases[i].reason ? r == 0 || !strstr(err.text, cases[i].reason) : r < 0)
+            fail_msg("%s: '%s'", cases[i].image, err.text);
+        policy_release(&p);
+    }
+}
+
+static void
+set_uid_files_are_for_sandboxes_that_share_nothing(void **state)
+{
+    static const struct {
+        const char *option;
+        int shares;
+    } cases[] = {{"mount=/a:/b:ro", 0}, {"mount=/a:/b:rw", 1}};
+
+    for (size_t i = 0; i < countof(cases); i++) {
+        const char *options[] = {COMMON, "workdir=/workspace", "layers=/s/husk/sandboxes",
+                                 "profile=image", "image=/i", cases[i].option};
+        struct policy p = {0};
+        struct err err = {0};
+
+        assert_int_equal(read_policy(options, countof(options), &p, &err), 0);
+        assert_int_equal(policy_shares(&p), cases[i].shares);
+        assert_int_equal(policy_uid(&p), 0);
+        policy_release(&p);
     }
 }
 
@@ -118,6 +202,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(directories_are_shared_only_if_nothing_else_can_be_meant),
         cmocka_unit_test(paths_that_would_show_the_home_are_left_out),
+        cmocka_unit_test(an_image_holds_nothing_of_the_host),
+        cmocka_unit_test(set_uid_files_are_for_sandboxes_that_share_nothing),
         cmocka_unit_test(bad_options_are_refused_with_the_reason),
     };
 

@@ -47,3 +47,32 @@ def test_the_user_is_told_where_a_cell_hangs_that_does_not_hear(make_kernel):
     result = kernel.result(msg_id)
     assert "it is here" in result.stderr and "thread 0x" in result.stderr
     assert result.status == "ok"
+
+
+def test_an_interrupt_shows_the_cell_and_nothing_of_ours(make_kernel):
+    kernel = make_kernel()
+    msg_id = kernel.send("import time\ndef sleep():\n    time.sleep(60)\nsleep()")
+    time.sleep(1)
+    kernel.interrupt()
+    result = kernel.result(msg_id)
+    shown = "\n".join(result.reply["traceback"])
+    assert result.ename == "KeyboardInterrupt" and "on_sigint" not in shown and "husk" not in shown
+    assert "sleep" in shown
+
+
+def test_an_interpreter_whose_cell_does_not_hear_interrupts_is_replaced_if_wanted(make_kernel):
+    kernel = make_kernel("--interrupt-timeout", "3")
+    kernel.run("a = 1")
+    msg_id = kernel.send("sum(range(10**13))")  # in C, and it does not look
+    time.sleep(1)
+    began = time.monotonic()
+    assert kernel.interrupt()["content"]["status"] == "ok"
+    assert time.monotonic() - began < 2
+    result = kernel.result(msg_id)
+    assert result.ename == "InterpreterDied" and "went on for 3 s after an interrupt" in result.evalue
+    assert "it is here" in result.stderr and "thread 0x" in result.stderr
+    assert kernel.run("a").ename == "NameError"
+    msg_id = kernel.send("import time; time.sleep(60)")
+    time.sleep(1)
+    kernel.interrupt()
+    assert kernel.result(msg_id).ename == "KeyboardInterrupt"  # who hears keeps everything

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import stat
+import statistics
 import subprocess
 import sys
 import time
@@ -342,12 +343,18 @@ def test_13_14_heartbeat_and_control_answer_while_a_cell_holds_the_gil(make_kern
         while wire.parse(wire.receive(wire.iopub))["msg_type"] != "stream":
             pass
         time.sleep(0.5)  # now it is inside sum(), which looks at no signal
-        for i in range(5):
+        taken = {"hb": [], "kernel_info_request": [], "interrupt_request": []}
+        for i in range(9):
+            began = time.monotonic()
             wire.socket["hb"].send(b"ping%d" % i)
             assert wire.receive(wire.socket["hb"]) == [b"ping%d" % i]
+            taken["hb"].append(time.monotonic() - began)
             for request in ("kernel_info_request", "interrupt_request"):
+                began = time.monotonic()
                 wire.send("control", wire.parts(request, {}))
                 assert wire.parse(wire.receive(wire.socket["control"]))["content"]["status"] == "ok"
+                taken[request].append(time.monotonic() - began)
+        assert all(statistics.median(t) < 0.05 for t in taken.values()), taken
         assert not wire.socket["shell"].poll(0), "the cell was to be still running"
     finally:
         wire.close()
@@ -473,20 +480,3 @@ def test_59_only_five_ports_listen(kernel):
         if field[3] == "0A" and f"socket:[{field[9]}]" in inodes:
             listening.add(int(field[1].split(":")[1], 16))
     assert listening == wanted
-
-
-def test_starting_is_said_once_and_first(tmp_path):
-    """With a subscriber that is there before the kernel is."""
-    started = Started(tmp_path, {"key": ""})
-    context = zmq.Context()
-    socket = context.socket(zmq.SUB)
-    socket.subscribe(b"")
-    socket.connect(f"tcp://127.0.0.1:{started.info['iopub_port']}")
-    try:
-        with started:
-            assert socket.poll(conftest.TIMEOUT * 1000)
-            frames = socket.recv_multipart()
-            content = json.loads(frames[frames.index(b"<IDS|MSG>") + 5])
-            assert content in ({"subscription": ""}, {"execution_state": "starting"})
-    finally:
-        context.destroy(linger=0)

@@ -54,6 +54,7 @@ def test_husk_itself_is_read_only_where_the_directory_holds_it(make_kernel, tmp_
     shutil.copytree(conftest.PREFIX, directory / "own", symlinks=True)
     kernel = make_kernel(cwd=directory, husk=directory / "own" / "bin" / "husk")
     for name in ("own/bin/husk", "own/libexec/husk/husk-sandbox", "own/libexec/husk/husk-init",
+                 "own/libexec/husk/husk-network",
                  "own/lib/husk/interpreter/probe.py"):
         assert kernel.run(f"open({name!r}, 'a')").status == "error", name
         assert kernel.run(f"import os; os.rename({name!r}, 'x')").ename == "OSError", name

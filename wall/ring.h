@@ -45,6 +45,10 @@ struct ring_record {
 struct ring {
     uint64_t head;    /* bytes ever written; written by the interpreter */
     uint32_t stalled; /* 1 while a writer waits on progress.tail_futex */
+    /* Last words of an interpreter that the system call filter stops: which call it was. Nobody
+     * else is told (seccomp(2): only the handler of SIGSYS is). */
+    uint32_t refused_abi; /* AUDIT_ARCH_...; 0: none was */
+    uint32_t refused_call;
 };
 #define RING_OFFSET 4096
 #define RING_MAP (RING_OFFSET + RING_BYTES)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * sandbox.h: the wall between supervisor, broker and pid 1; the rows are in sandbox.def.
+ * sandbox.h: the wall between supervisor, broker, pid 1 and husk-network; the rows are in sandbox.def.
  */
 #pragma once
 
@@ -8,9 +8,9 @@
 
 #define SANDBOX_FD 3          /* broker and pid 1 find their socket here */
 #define SANDBOX_PACKET 200000 /* bytes: no frame of this wall is longer */
-#define SANDBOX_FDS 7         /* descriptors with SPAWN: they become 1 to 7 of the process */
+#define SANDBOX_FDS 9         /* descriptors with SPAWN: they become 1 to 9 of the process */
 
-enum sandbox_sender { SANDBOX_BY_KERNEL = 1, SANDBOX_BY_BROKER = 2, SANDBOX_BY_INIT = 4 };
+enum sandbox_sender { SANDBOX_BY_KERNEL = 1, SANDBOX_BY_BROKER = 2, SANDBOX_BY_INIT = 4, SANDBOX_BY_NETWORK = 8 };
 enum sandbox_phase { SANDBOX_NEW = 1, SANDBOX_READY = 2 };
 
 enum sandbox_number {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * tables.c: the rows of interp.def and sandbox.def as data.
+ * tables.c: the rows of interp.def, aside.def, sandbox.def and agent.def as data.
  */
+#include "wall/agent.h"
+#include "wall/aside.h"
 #include "wall/interp.h"
 #include "wall/sandbox.h"
 
@@ -29,6 +31,7 @@ const struct frame_rule sandbox_rules[FRAME_LIMIT] = {
 #define KERNEL SANDBOX_BY_KERNEL
 #define BROKER SANDBOX_BY_BROKER
 #define INIT SANDBOX_BY_INIT
+#define NETWORK SANDBOX_BY_NETWORK
 #define NEW SANDBOX_NEW
 #define READY SANDBOX_READY
 #define FRAME(name_, no, sender_, max_, min, many, fds_, when_, meaning)                        \
@@ -40,5 +43,38 @@ const struct frame_rule sandbox_rules[FRAME_LIMIT] = {
             .when = when_,                                                                     \
             .fds = fds_},
 #include "wall/sandbox.def"
+#undef FRAME
+};
+
+#undef KERNEL
+const struct frame_rule agent_rules[FRAME_LIMIT] = {
+#define KERNEL AGENT_BY_KERNEL
+#define AGENT AGENT_BY_AGENT
+#undef WALL_MESSAGE
+#define WALL_MESSAGE AGENT_MESSAGE
+#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = 1},
+#include "wall/agent.def"
+#undef FRAME
+};
+
+#undef INTERP
+const struct frame_rule aside_rules[FRAME_LIMIT] = {
+#undef KERNEL
+#define KERNEL ASIDE_BY_KERNEL
+#define INTERP ASIDE_BY_INTERP
+#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = 1},
+#include "wall/aside.def"
 #undef FRAME
 };

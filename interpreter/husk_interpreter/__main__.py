@@ -22,9 +22,9 @@ def prepare_path():
 def main():
     here = prepare_path()
     import _husk
-    from husk_interpreter import streams
+    from husk_interpreter import messages, streams
 
-    _husk.start(streams.slot_of_context)
+    _husk.start(streams.slot_of_context, messages.fallback)
     streams.install()
     from husk_interpreter import kernel
 

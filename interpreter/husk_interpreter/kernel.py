@@ -3,6 +3,7 @@
 
 import asyncio
 import builtins
+import contextvars
 import faulthandler
 import gc
 import getpass
@@ -18,6 +19,12 @@ from husk_interpreter import comms, messages, streams
 
 SILENT = 1 << _husk.EXECUTE_SILENT_SHIFT
 STORE = 1 << _husk.EXECUTE_STORE_SHIFT
+
+
+# Seconds. A client that runs widgets itself (nbclient) answers comm messages over the socket on
+# which it waits for the reply, and jupyter_client's send loses the wake-up of a reply that comes
+# just then: the client waits for ever. So the reply of a cell that spoke to comms comes later.
+COMMS_SETTLE = 0.02
 
 
 class StdinNotImplementedError(RuntimeError):
@@ -42,22 +49,39 @@ class Session:
 
 
 class Kernel:
-    """Also what libraries get from get_ipython().kernel; their names for things are kept."""
+    """Also what libraries get from get_ipython().kernel; their names for things are kept.
+
+    It is the main shell, too. A subshell (subshells.py) is one of these with a thread and a loop of
+    its own, and shares all else.
+    """
+
+    subshell_id = None
+    subshells = None  # a Subshells, once there were some
+    listening = False  # aside.py's thread is there
 
     def __init__(self):
-        self.loop = asyncio.new_event_loop()
+        self._init_requests()
         asyncio.set_event_loop(self.loop)
-        self.parent = {}
-        self.slot = 0
         self.session = Session(self)
         self.user_ns = {}
+        self.shell = self._make_shell()
+
+    def _init_requests(self):
+        """What belongs to the requests of one shell."""
+        self.loop = asyncio.new_event_loop()
+        self.context = contextvars.copy_context()  # of cells: what one sets, the next one sees
+        self.parent = {}
+        self.slot = 0
+        self.of_cell = {}  # what IPython keeps for the running cell, see shell.py
         self.allow_stdin = False
         self.interruptible = False  # a signal may raise KeyboardInterrupt right now
         self.interrupted_at = 0.0
         self.cancelled = False  # the running cell was interrupted in an await
         self.task = None  # the running cell, if it awaits
         self.leaving = False
-        self.shell = self._make_shell()
+        self.source = None  # of the running cell, where magics made it another than was entered
+        self.spoke_to_comms = False  # since the last cell
+        self.deferred = []  # frames that came while input() waited for its answer
         self.handlers = {
             _husk.EXECUTE: self.execute,
             _husk.COMPLETE: self.complete,
@@ -88,7 +112,7 @@ class Kernel:
         self.plain = None
         from husk_interpreter import shims
 
-        shims.install(self)
+        shims.install()
         made = shell.make(self, None)
         self.user_ns = made.user_ns
         return made
@@ -100,9 +124,11 @@ class Kernel:
         # A crash tells where it was, and so does a cell that does not hear an interrupt.
         faulthandler.enable(2)
         faulthandler.register(signal.SIGURG, 2, all_threads=True)
-        self.loop.add_reader(_husk.SOCKET, self.on_readable)
+        signal.signal(signal.SIGWINCH, self.on_look)
+        signal.siginterrupt(signal.SIGWINCH, False)  # no call that C code waits in is cut short
+        self.loop.add_reader(_husk.SOCKET, self.context.run, self.on_readable)
         gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
-        _husk.send(_husk.HELLO, 0, _husk.VERSION, (messages.encode(self.about()),))
+        _husk.send(_husk.HELLO, 0, _husk.VERSION, (self.about(),))
         while not self.leaving:
             try:
                 self.loop.run_forever()
@@ -119,6 +145,8 @@ class Kernel:
 
     def on_readable(self):
         try:
+            while self.deferred:
+                self.dispatch(*self.deferred.pop(0))
             frame = _husk.receive(False)
             while frame is not None and not self.leaving:
                 self.dispatch(*frame)
@@ -133,6 +161,12 @@ class Kernel:
             return
         if number == _husk.INPUT_REPLY:
             return  # of a question that was interrupted
+        if number in _ABOUT_SHELLS:
+            self.hear_of_shell(number, value, parts)
+            return
+        if self.task is not None and number in _COMMS:
+            self.comm_beside(number, slot, parts)
+            return
         header, metadata, content = map(_decode, parts[:3])
         self.set_parent(slot, header, metadata, content)
         handler = self.handlers[number]
@@ -140,6 +174,26 @@ class Kernel:
             handler(slot, value, content, number, parts[3:])
         except BaseException as error:  # also SystemExit of a comm handler: one reply, always
             self.reply_error(slot, error)
+
+    def on_look(self, number, frame):
+        """A thread is wanted while a cell runs: it need not wait until the cell is over."""
+        try:
+            for about, slot, value, parts in _husk.look():
+                self.hear_of_shell(about, value, parts)
+        except EOFError:
+            os._exit(0)
+        # What else came is in our buffer now, where the loop does not see it.
+        self.loop.call_soon_threadsafe(self.context.run, self.on_readable)
+
+    def hear_of_shell(self, number, value, parts):
+        if number == _husk.LISTEN:
+            self.listen()
+            return
+        if self.subshells is None:
+            from husk_interpreter import subshells
+
+            self.subshells = subshells.Subshells(self)
+        self.subshells.hear(number, value, parts)
 
     def shutdown(self):
         self.leaving = True
@@ -150,23 +204,27 @@ class Kernel:
     def set_parent(self, slot, header, metadata, content):
         self.slot = slot
         self.interrupted_at = 0.0  # several signals are one press of the button within a request
-        self.parent = {
-            "header": header,
-            "parent_header": {},
-            "metadata": metadata,
-            "content": content,
-            "msg_id": header.get("msg_id"),
-            "msg_type": header.get("msg_type"),
-        }
-        _husk.set_slot(slot)
+        self.parent = _parent(header, metadata, content)
+        self.begin(slot)
         streams.set_slot_of_context(slot)
 
-    def get_parent(self, channel=None):
-        return self.parent
+    def begin(self, slot):
+        _husk.set_slot(slot)
 
-    def reply(self, slot, content, value=0):
+    def used(self):
+        return _husk.used()
+
+    def current(self):
+        """The shell that this code runs in: of threads that are no shell's, the main one."""
+        return (self.subshells and self.subshells.of_thread()) or self
+
+    def get_parent(self, channel=None):
+        return self.current().parent
+
+    def reply(self, slot, content, value=0, **about):
         _husk.sync()
-        _husk.send(_husk.REPLY, slot, value, (messages.encode(content), messages.EMPTY))
+        if not _husk.send(_husk.REPLY, slot, value, (content, {**self.used(), **about})):
+            _leave_child(content)
 
     def reply_error(self, slot, error):
         try:
@@ -193,15 +251,18 @@ class Kernel:
         if cell_id is not None and _accepts_cell_id(self.shell):
             arguments["cell_id"] = cell_id
         transformed, error = self.transform(code)
+        self.source = transformed if transformed.rstrip("\n") != code.rstrip("\n") else None
         self.shell._last_traceback = None
         self.cancelled = False
         coroutine = self.shell.run_cell_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
         )
-        if self.shell.should_run_async(
+        # IPython compiles the cell to find out; without these words there is nothing to find.
+        if ("await" in transformed or "async" in transformed) and self.shell.should_run_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error
         ):
             self.task = self.loop.create_task(self.execute_async(slot, content, coroutine, silent))
+            _husk.send(_husk.AWAITS, slot, 0, ())
         else:
             # No task and no turn of the loop for a cell that awaits nothing.
             result = self.guarded(lambda: self.settle(_step(coroutine), silent))
@@ -222,12 +283,13 @@ class Kernel:
 
     def guarded(self, run):
         """Runs user code, where an interrupt is a KeyboardInterrupt; returns it if it escapes."""
+        before = self.interruptible  # beside a cell that awaits, it stays so
         try:
             self.interruptible = True
             try:
                 return run()
             finally:
-                self.interruptible = False
+                self.interruptible = before
         except BaseException as error:
             return error
 
@@ -261,6 +323,7 @@ class Kernel:
                 content.get("user_expressions") or {}
             )
         else:
+            messages.tell_cause(error)
             shown = self.shell._last_traceback
             self.shell._last_traceback = None
             if shown is None:
@@ -269,7 +332,11 @@ class Kernel:
         if not self.plain:
             reply["payload"] = self.shell.payload_manager.read_payload()
             self.shell.payload_manager.clear_payload()
-        self.reply(slot, reply, self.shell.execution_count)
+        if self.spoke_to_comms:
+            self.spoke_to_comms = False
+            time.sleep(COMMS_SETTLE)
+        about = {"source": self.source} if self.source is not None else {}
+        self.reply(slot, reply, self.shell.execution_count, **about)
 
     def show_escaped(self, error):
         if self.shell._last_traceback is None:
@@ -295,9 +362,28 @@ class Kernel:
         """Whether the loop is running a task just now; else it sleeps, and the cell awaits."""
         return asyncio.current_task(self.loop) is not None
 
+    def listen(self):
+        """A client asks for completions: from now on they are answered while a cell runs, too."""
+        if not self.listening:
+            self.listening = True
+            from husk_interpreter import aside
+
+            aside.start(self)
+
     # --- other requests
 
     def complete(self, slot, value, content, number, buffers):
+        self.reply(slot, self.completions(content))
+
+    def inspect(self, slot, value, content, number, buffers):
+        self.reply(slot, self.inspection(content))
+
+    def is_complete(self, slot, value, content, number, buffers):
+        self.reply(slot, self.completeness(content))
+
+    # The contents of three replies; while a cell runs, aside.py asks for them.
+
+    def completions(self, content, aside=False):
         code, cursor = content["code"], content.get("cursor_pos")
         if cursor is None:
             cursor = len(code)
@@ -306,10 +392,10 @@ class Kernel:
         else:
             from husk_interpreter import completion
 
-            found = completion.complete(self.shell, code, cursor)
-        self.reply(slot, {"status": "ok", **found})
+            found = (completion.complete_aside if aside else completion.complete)(self.shell, code, cursor)
+        return {"status": "ok", **found}
 
-    def inspect(self, slot, value, content, number, buffers):
+    def inspection(self, content):
         code, cursor = content["code"], content.get("cursor_pos")
         if cursor is None:
             cursor = len(code)
@@ -320,28 +406,58 @@ class Kernel:
             from husk_interpreter import completion
 
             data = completion.inspect(self.shell, code, cursor, detail, content)
-        self.reply(slot, {"status": "ok", "found": bool(data), "data": data, "metadata": {}})
+        return {"status": "ok", "found": bool(data), "data": data, "metadata": {}}
 
-    def is_complete(self, slot, value, content, number, buffers):
+    def completeness(self, content):
         if self.plain:
-            self.reply(slot, self.plain.is_complete(content["code"]))
-            return
+            return self.plain.is_complete(content["code"])
         status, indent = self.shell.input_transformer_manager.check_complete(content["code"])
         reply = {"status": status}
         if status == "incomplete":
             reply["indent"] = " " * (indent or 0)
-        self.reply(slot, reply)
+        return reply
 
     def comm_info(self, slot, value, content, number, buffers):
         self.reply(slot, {"status": "ok", "comms": comms.info(content.get("target_name"))})
 
     def comm(self, slot, value, content, number, buffers):
-        kind = {
-            _husk.COMM_OPEN: "comm_open",
-            _husk.COMM_MSG: "comm_msg",
-            _husk.COMM_CLOSE: "comm_close",
-        }[number]
         header, metadata = self.parent["header"], self.parent["metadata"]
+        message = (number, slot, header, metadata, content, buffers)
+        if not self.handled_elsewhere(number, content, message):
+            self.handle_comm(*message)
+
+    def comm_beside(self, number, slot, parts):
+        """A comm message while the running cell awaits."""
+        header, metadata, content = map(_decode, parts[:3])
+        message = (number, slot, header, metadata, content, parts[3:])
+        if not self.handled_elsewhere(number, content, message):
+            self.run_beside(*message)
+
+    def handled_elsewhere(self, number, content, message):
+        """Whether another shell waits for this message than the one that the client addressed."""
+        if self.subshells is None and self.subshell_id is None or number == _husk.COMM_OPEN:
+            return False
+        other = comms.waiting(content)
+        return other is not None and other is not self and other.post_comm(*message)
+
+    def post_comm(self, *message):
+        """From another shell's thread."""
+        self.loop.call_soon_threadsafe(self.run_beside, *message)
+        return True
+
+    def run_beside(self, number, slot, header, metadata, content, buffers):
+        """In a context of its own, so that what it prints is its own; the cell then goes on as before."""
+        before = self.parent
+        self.parent = _parent(header, metadata, content)
+        context = contextvars.copy_context()
+        try:
+            context.run(streams.set_slot_of_context, slot)
+            context.run(self.handle_comm, number, slot, header, metadata, content, buffers)
+        finally:
+            self.parent = before
+
+    def handle_comm(self, number, slot, header, metadata, content, buffers):
+        kind = _COMMS[number]
         result = self.guarded(lambda: comms.handle(kind, header, metadata, content, buffers))
         if isinstance(result, BaseException):
             print(f"{type(result).__name__}: {_text(result)}", file=sys.stderr)
@@ -350,10 +466,10 @@ class Kernel:
     # --- input
 
     def raw_input(self, prompt=""):
-        return self._ask(str(prompt), False)
+        return self.current()._ask(str(prompt), False)
 
     def getpass(self, prompt="Password: ", stream=None):
-        return self._ask(str(prompt), True)
+        return self.current()._ask(str(prompt), True)
 
     def _ask(self, prompt, password):
         if not self.allow_stdin:
@@ -361,22 +477,35 @@ class Kernel:
                 "raw_input was called, but this frontend does not support input requests."
             )
         slot = self.slot
-        content = messages.encode({"prompt": prompt, "password": password})
         _husk.sync()
-        _husk.send(_husk.INPUT_REQUEST, slot, 0, (content,))
-        while True:
-            number, of, value, parts = _husk.receive(True)
-            if number == _husk.SHUTDOWN:
-                self.shutdown()
-                raise EOFError("the kernel is shutting down")
-            if number == _husk.INPUT_REPLY and of == slot:
-                break
-        if value:
-            raise _stdin_error()(parts[0].decode("utf-8", "replace"))
-        text = parts[0].decode("utf-8", "surrogatepass")
+        _husk.send(
+            _husk.INPUT_REQUEST, slot, 0, ({"prompt": prompt, "password": password},)
+        )
+        refused, answer = self._wait_for_answer(slot)
+        if refused:
+            raise _stdin_error()(answer.decode("utf-8", "replace"))
+        text = answer.decode("utf-8", "surrogatepass")
         if text == "\x04":
             raise EOFError
         return text
+
+    def _wait_for_answer(self, slot):
+        while True:
+            try:
+                number, of, value, parts = _husk.receive(True)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("Interrupted by user") from None
+            if number == _husk.SHUTDOWN:
+                self.shutdown()
+                raise EOFError("the kernel is shutting down")
+            if number == _husk.INPUT_REPLY:
+                if of == slot:
+                    return value, parts[0]
+            elif number in _ABOUT_SHELLS:
+                self.hear_of_shell(number, value, parts)
+            else:
+                self.deferred.append((number, of, value, parts))
+                self.loop.call_soon(self.context.run, self.on_readable)
 
     # --- the facade that libraries expect of ipykernel's kernel
 
@@ -386,7 +515,7 @@ class Kernel:
 
     @property
     def _parent_header(self):
-        return self.parent
+        return self.get_parent()
 
     @property
     def iopub_socket(self):
@@ -411,6 +540,37 @@ class Kernel:
 
     def do_one_iteration(self):
         """Requests are answered one at a time: there is nothing to do in the middle of one."""
+
+
+_ABOUT_SHELLS = (_husk.OPEN_SHELL, _husk.CLOSE_SHELL, _husk.LISTEN)
+_COMMS = {
+    _husk.COMM_OPEN: "comm_open",
+    _husk.COMM_MSG: "comm_msg",
+    _husk.COMM_CLOSE: "comm_close",
+}
+
+
+def _parent(header, metadata, content):
+    return {
+        "header": header,
+        "parent_header": {},
+        "metadata": metadata,
+        "content": content,
+        "msg_id": header.get("msg_id"),
+        "msg_type": header.get("msg_type"),
+    }
+
+
+def _leave_child(reply):
+    """A child of os.fork() came to the end of the cell: the requests are its parent's to answer.
+
+    It ends as a script would that ended here; what it printed is on its way already.
+    """
+    status = int(reply["status"] == "error")
+    if reply.get("ename") == "SystemExit":
+        code = reply["evalue"]
+        status = int(code) & 0xFF if code.lstrip("-").isdigit() else int(code not in ("", "None"))
+    os._exit(status)
 
 
 def _step(coroutine):

@@ -5,12 +5,17 @@ The class is named ZMQInteractiveShell because libraries detect notebooks by tha
 """
 
 import asyncio
+import inspect
 import os
+import pdb
+import subprocess
 import sys
 import tempfile
+import threading
+import warnings
 
 import _husk
-from IPython.core import page, payloadpage
+from IPython.core import debugger, page, payloadpage
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.displayhook import DisplayHook
@@ -22,6 +27,22 @@ from traitlets import Any, Bool, Instance, Type
 from traitlets.config import Config
 
 from husk_interpreter import messages
+
+
+def has_terminals():
+    """With containment landlock there are none: those of /dev/pts are everybody's."""
+    try:
+        os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+        return True
+    except OSError:
+        return False
+
+
+def run_on_pipes(cmd):
+    shell = os.environ.get("SHELL", "")
+    status = subprocess.call(cmd, shell=True, executable=shell if os.access(shell, os.X_OK) else None)
+    return status if status >= 0 else 128 - status
+
 
 # What a terminal-minded program may assume of a notebook (as ipykernel sets it).
 ENVIRONMENT = {
@@ -50,7 +71,10 @@ class ZMQDisplayPublisher(DisplayPublisher):
 class ZMQShellDisplayHook(DisplayHook):
     """Sends what a cell's last expression is worth; Out, _ and _1 are IPython's own doing."""
 
-    _content = None
+    _content = property(
+        lambda self: self.shell.kernel.current().of_cell["content"],
+        lambda self, value: self.shell.kernel.current().of_cell.update(content=value),
+    )
 
     def start_displayhook(self):
         self._content = {}
@@ -75,8 +99,20 @@ class CellCompiler(CachingCompiler):
         given = os.environ.get("IPYKERNEL_CELL_NAME")
         if given is not None:
             return given
-        name = _husk.murmur2(raw_code.encode("utf-8", "surrogatepass"), HASH_SEED)
-        return os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", f"{name}.py")
+        number = _husk.murmur2(raw_code.encode("utf-8", "surrogatepass"), HASH_SEED)
+        name = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", f"{number}.py")
+        # inspect.getmodule() finds no module for a cell, after it has looked at all there are, four
+        # times for each frame of a traceback. It need not look at what it has an entry for.
+        inspect.modulesbyfile[name] = ""
+        return name
+
+
+def hide_handler(tb, code):
+    """An interrupt happened in the cell; that a handler of ours raises it is nobody's concern."""
+    while tb is not None:
+        if tb.tb_next is not None and tb.tb_next.tb_frame.f_code is code:
+            tb.tb_next = None
+        tb = tb.tb_next
 
 
 @magics_class
@@ -99,12 +135,32 @@ class KernelMagics(Magics):
 
     @line_magic
     def connect_info(self, line):
-        """Connection information stays outside of the sandbox, with the key."""
-        print("This kernel runs in a sandbox: its connection file and key are not visible here.")
+        """Show how other clients connect to this kernel. The supervisor does: nothing of it comes in."""
+        _husk.send(_husk.CONNECT_INFO, 0, 0, ())
+
+    @line_magic
+    def subshell(self, line):
+        """List the subshells of this kernel, and say in which one this cell runs."""
+        here = self.shell.kernel.current()
+        others = self.shell.kernel.subshells
+        print(f"subshell id: {here.subshell_id}")
+        print(f"thread id: {threading.get_ident()}")
+        print(f"main thread id: {threading.main_thread().ident}")
+        print(f"pid: {os.getpid()}")
+        print(f"thread count: {threading.active_count()}")
+        print(f"subshell list: {others.ids() if others else []}")
 
     @line_magic
     def autosave(self, line):
         """Front ends handle this one; here it does nothing."""
+
+
+def of_cell(name, default):
+    """An attribute of which each shell (subshells.py) has its own, as cells run in all at the same time."""
+    return property(
+        lambda self: self.kernel.current().of_cell.get(name, default),
+        lambda self, value: self.kernel.current().of_cell.update({name: value}),
+    )
 
 
 class ZMQInteractiveShell(InteractiveShell):
@@ -112,11 +168,12 @@ class ZMQInteractiveShell(InteractiveShell):
     displayhook_class = Type(ZMQShellDisplayHook)
     display_pub_class = Type(ZMQDisplayPublisher)
     kernel = Any()
-    parent_header = Any()
+    parent_header = property(lambda self: self.kernel.get_parent())
     keepkernel_on_exit = None
     exiter = Instance(ZMQExitAutocall)
     readline_use = Bool(False)
-    _last_traceback = None
+    execution_count = of_cell("count", 1)
+    _last_traceback = of_cell("traceback", None)
     autoindent = Bool(False)
 
     def _exiter_default(self):
@@ -127,6 +184,8 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def init_environment(self):
         os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+        if os.environ.pop("HUSK_RUN", None):  # husk run: sys.exit() is meant, nobody needs advice
+            warnings.filterwarnings("ignore", "To exit: use")
 
     def init_hooks(self):
         super().init_hooks()
@@ -155,13 +214,19 @@ class ZMQInteractiveShell(InteractiveShell):
         )
 
     def set_parent(self, parent):
-        self.parent_header = parent
+        """The supervisor says whose request this is."""
 
     def get_parent(self):
         return self.kernel.get_parent()
 
+    def _get_exc_info(self, exc_tuple=None):
+        etype, value, tb = super()._get_exc_info(exc_tuple)
+        if issubclass(etype, KeyboardInterrupt):
+            hide_handler(tb, self.kernel.current().on_sigint.__func__.__code__)
+        return etype, value, tb
+
     def _showtraceback(self, etype, evalue, stb):
-        if self.kernel.cancelled and issubclass(etype, asyncio.CancelledError):
+        if self.kernel.current().cancelled and issubclass(etype, asyncio.CancelledError):
             # An interrupt reaches a cell that awaits by way of a cancellation; the user pressed
             # one button and sees one exception, wherever the cell was.
             etype, evalue = KeyboardInterrupt, KeyboardInterrupt().with_traceback(evalue.__traceback__)
@@ -179,7 +244,8 @@ class ZMQInteractiveShell(InteractiveShell):
     def system_piped(self, cmd):
         if cmd.rstrip().endswith("&"):
             raise OSError("Background processes not supported.")
-        self.user_ns["_exit_code"] = system(self.var_expand(cmd, depth=1))
+        run = system if has_terminals() else run_on_pipes
+        self.user_ns["_exit_code"] = run(self.var_expand(cmd, depth=1))
 
     system = system_piped
 
@@ -223,6 +289,14 @@ def spare_tokenizing(manager):
     manager.do_token_transforms = do_token_transforms
 
 
+def make_debugger_interruptible():
+    """pdb's own prompt takes an interrupt for an empty line and asks again, for ever."""
+    if hasattr(debugger, "InterruptiblePdb"):
+        debugger.Pdb = debugger.InterruptiblePdb
+        pdb.Pdb = debugger.Pdb
+        pdb.set_trace = debugger.set_trace
+
+
 def configuration():
     config = Config()
     config.IPKernelApp.connection_file = ""  # present, as libraries test for it; known to nobody
@@ -236,4 +310,5 @@ def make(kernel, user_ns):
     )
     shell.displayhook.shell = shell
     spare_tokenizing(shell.input_transformer_manager)
+    make_debugger_interruptible()
     return shell

@@ -7,8 +7,10 @@
 
 #include "base/base.h"
 #include "base/log.h"
+#include "kernel/doctor.h"
 #include "kernel/exits.h"
 #include "kernel/install.h"
+#include "cli/cli.h"
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
 
@@ -30,7 +32,7 @@ kernel_command(int argc, char **argv)
 #undef X
             return EXIT_OK;
         }
-    if (options_read(argc, argv, &k.options, &err) < 0) {
+    if (options_read(argc, argv, 0, &k.options, &err) < 0) {
         log_error("%s", err.text);
         return EXIT_USAGE;
     }
@@ -42,14 +44,54 @@ kernel_command(int argc, char **argv)
     return r;
 }
 
+static int completion_command(int argc, char **argv);
+
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
     {"kernel", kernel_command, "run a kernel (Jupyter clients do this)"},
+    {"run", run_command, "run Python in a fresh sandbox"},
+    {"create", create_command, "start a sandbox that stays"},
+    {"ls", ls_command, "the sandboxes that run"},
+    {"info", info_command, "what a sandbox is, and what it uses"},
+    {"exec", exec_command, "run a command in a sandbox"},
+    {"ps", ps_command, "the processes that exec began"},
+    {"logs", logs_command, "what one of them printed"},
+    {"cp", cp_command, "copy files and directories in or out"},
+    {"port", port_command, "a port of a sandbox on this machine"},
+    {"attach", attach_command, "a console on its kernel"},
+    {"rm", kill_command, "end sandboxes"},
+    {"kill", kill_command, "the same"},
+    {"call", call_command, "one operation, by its name"},
+    {"api", api_command, "the operations and their parameters"},
+    {"completion", completion_command, "completion for bash or zsh, as text"},
     {"install", install_command, "make husk known to Jupyter clients"},
+    {"doctor", doctor_command, "say what this machine can do for husk, and how to repair what is missing"},
 };
+
+/* Commands; then the ids and names of what runs; then files. zsh reads bash's. */
+static int
+completion_command(int argc, char **argv)
+{
+    if (argc != 1 || (strcmp(argv[0], "bash") != 0 && strcmp(argv[0], "zsh") != 0)) {
+        fputs("usage: husk completion bash|zsh\n\n"
+              "  eval \"$(husk completion bash)\"     in ~/.bashrc; likewise zsh in ~/.zshrc\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[0], "zsh") == 0)
+        puts("autoload -Uz bashcompinit && bashcompinit");
+    fputs("_husk() {\n    local word=${COMP_WORDS[COMP_CWORD]}\n    if ((COMP_CWORD == 1)); then\n"
+          "        COMPREPLY=($(compgen -W '", stdout);
+    for (size_t i = 0; i < countof(commands); i++)
+        printf("%s%s", i ? " " : "", commands[i].name);
+    puts("' -- \"$word\"))\n    elif [[ ${COMP_WORDS[1]} =~ ^(info|exec|ps|logs|port|attach|rm|kill|call|cp)$ ]]; then\n"
+         "        COMPREPLY=($(compgen -W \"$(husk ls 2>/dev/null | awk 'NR > 1 { print $1; "
+         "if ($3 ~ /^(strict|notebook|image)$/) print $2 }')\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
+         "    else\n        COMPREPLY=($(compgen -f -- \"$word\"))\n    fi\n}\ncomplete -F _husk husk");
+    return EXIT_OK;
+}
 
 static int
 help(int exit_code)

@@ -6,7 +6,7 @@
  * Speed comes from one idea: most bytes are the inside of strings and mean nothing here, so
  * they are looked at 16 at a time, and only one that means something is handled alone.
  */
-#include "kernel/json.h"
+#include "base/json.h"
 
 #include <errno.h>
 #include <string.h>
@@ -201,9 +201,9 @@ take_literal(struct scan *s)
         struct bytes text;
         enum json_type type;
     } literals[] = {
-        {{(const uint8_t *)"true", 4}, JSON_TRUE},
-        {{(const uint8_t *)"false", 5}, JSON_FALSE},
-        {{(const uint8_t *)"null", 4}, JSON_NULL},
+        {{(const uint8_t *)"true", 4}, J_TRUE},
+        {{(const uint8_t *)"false", 5}, J_FALSE},
+        {{(const uint8_t *)"null", 4}, J_NULL},
     };
     size_t room = (size_t)(s->end - s->at);
 
@@ -214,7 +214,7 @@ take_literal(struct scan *s)
             return literals[i].type;
         }
     }
-    return JSON_NONE;
+    return J_NONE;
 }
 
 /*** checking ***/
@@ -281,7 +281,7 @@ check_string(struct scan *s)
             return refuse(s, open, "a string is not closed");
         if (*s->at == '"') {
             s->at++;
-            return JSON_STRING;
+            return J_STRING;
         }
         if (*s->at == '\\') {
             if (check_escape(s) < 0)
@@ -334,7 +334,7 @@ check_number(struct scan *s)
         if (check_digits(s, "an exponent without digits") < 0)
             return -1;
     }
-    return JSON_NUMBER;
+    return J_NUMBER;
 }
 
 static int
@@ -350,7 +350,7 @@ check_open(struct scan *s, enum json_type type)
 
     if (s->depth == JSON_DEPTH)
         return refuse(s, s->at, "arrays and objects are too deep inside each other");
-    *kind = type == JSON_OBJECT ? *kind | bit : *kind & ~bit;
+    *kind = type == J_OBJECT ? *kind | bit : *kind & ~bit;
     s->depth++;
     s->fresh = 1;
     s->at++;
@@ -368,16 +368,16 @@ check_value(struct scan *s)
     case '"':
         return check_string(s);
     case '{':
-        return check_open(s, JSON_OBJECT);
+        return check_open(s, J_OBJECT);
     case '[':
-        return check_open(s, JSON_ARRAY);
+        return check_open(s, J_ARRAY);
     case '-':
         return check_number(s);
     default:
         if (c >= '0' && c <= '9')
             return check_number(s);
         type = take_literal(s);
-        return type != JSON_NONE ? (int)type : refuse(s, s->at, "no value");
+        return type != J_NONE ? (int)type : refuse(s, s->at, "no value");
     }
 }
 
@@ -437,7 +437,7 @@ json_check_object(struct bytes text, struct err *err)
 
     if (type < 0)
         return -1;
-    return type == JSON_OBJECT ? 0 : err_set(err, EBADMSG, "not an object");
+    return type == J_OBJECT ? 0 : err_set(err, EBADMSG, "not an object");
 }
 
 /*** walking what was checked ***/
@@ -499,19 +499,19 @@ skip_number(struct scan *s)
 static enum json_type
 skip_value(struct scan *s, struct bytes *ret)
 {
-    enum json_type type = JSON_NONE;
+    enum json_type type = J_NONE;
     int c = peek(s);
     const uint8_t *first = s->at;
 
     if (c == '"' && skip_string(s) == 0)
-        type = JSON_STRING;
+        type = J_STRING;
     else if ((c == '{' || c == '[') && skip_nested(s) == 0)
-        type = c == '{' ? JSON_OBJECT : JSON_ARRAY;
+        type = c == '{' ? J_OBJECT : J_ARRAY;
     else if (skip_number(s) > 0)
-        type = JSON_NUMBER;
+        type = J_NUMBER;
     else
         type = take_literal(s);
-    if (type != JSON_NONE)
+    if (type != J_NONE)
         *ret = (struct bytes){first, (size_t)(s->at - first)};
     return type;
 }
@@ -534,16 +534,16 @@ json_next(struct bytes object, size_t *at, struct bytes *ret_name, struct bytes 
     struct scan s;
 
     if (walk_on(&s, object, *at, '{') < 0 || peek(&s) != '"')
-        return JSON_NONE;
+        return J_NONE;
     name.data = s.at;
     if (skip_string(&s) < 0)
-        return JSON_NONE;
+        return J_NONE;
     name.len = (size_t)(s.at - name.data);
     if (take(&s, ':') < 0)
-        return JSON_NONE;
+        return J_NONE;
     type = skip_value(&s, &value);
-    if (type == JSON_NONE)
-        return JSON_NONE;
+    if (type == J_NONE)
+        return J_NONE;
     *ret_name = name;
     *ret_value = value;
     *at = (size_t)(s.at - s.start);
@@ -557,9 +557,9 @@ json_element(struct bytes array, size_t *at, struct bytes *ret_value)
     struct scan s;
 
     if (walk_on(&s, array, *at, '[') < 0)
-        return JSON_NONE;
+        return J_NONE;
     type = skip_value(&s, ret_value);
-    if (type != JSON_NONE)
+    if (type != J_NONE)
         *at = (size_t)(s.at - s.start);
     return type;
 }
@@ -567,11 +567,11 @@ json_element(struct bytes array, size_t *at, struct bytes *ret_value)
 enum json_type
 json_get(struct bytes object, const char *name, struct bytes *ret)
 {
-    enum json_type type, found = JSON_NONE;
+    enum json_type type, found = J_NONE;
     struct bytes key, value;
     size_t at = 0;
 
-    while ((type = json_next(object, &at, &key, &value)) != JSON_NONE) {
+    while ((type = json_next(object, &at, &key, &value)) != J_NONE) {
         if (json_string_is(key, name)) {
             *ret = value;
             found = type;
@@ -785,4 +785,68 @@ json_quote(struct bytes text, struct buf *ret)
     }
     ret->data[ret->len++] = '"';
     return 0;
+}
+
+/* How many bytes of one valid UTF-8 sequence begin here (RFC 3629); 0 if none does. */
+static size_t
+valid_sequence(const uint8_t *p, size_t len)
+{
+    size_t n = *p < 0x80 ? 1 : *p >= 0xc2 && *p < 0xe0 ? 2 : (*p & 0xf0) == 0xe0 ? 3
+             : *p >= 0xf0 && *p < 0xf5 ? 4 : 0;
+
+    if (n == 0 || n > len)
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+        (*p == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+int
+json_quote_path(struct bytes path, struct buf *ret)
+{
+    size_t from = 0, i = 0, quote;
+
+    if (buf_text(ret, "\"") < 0)
+        return -1;
+    while (i <= path.len) {
+        size_t n = i < path.len ? valid_sequence(path.data + i, path.len - i) : 0;
+        if (n) {
+            i += n;
+            continue;
+        }
+        if (i > from) { /* the quotes of the part are dropped */
+            quote = ret->len;
+            if (json_quote((struct bytes){path.data + from, i - from}, ret) < 0)
+                return -1;
+            memmove(ret->data + quote, ret->data + quote + 1, ret->len - quote - 2);
+            ret->len -= 2;
+        }
+        if (i < path.len && buf_printf(ret, "\\udc%02x", path.data[i]) < 0)
+            return -1;
+        from = ++i;
+    }
+    return buf_text(ret, "\"");
+}
+
+void
+json_surrogates_to_bytes(struct buf *text)
+{
+    size_t to = 0;
+
+    for (size_t i = 0; i < text->len; i++) {
+        const uint8_t *p = text->data + i;
+        if (i + 2 < text->len && p[0] == 0xed && (p[1] == 0xb2 || p[1] == 0xb3) && p[2] >= 0x80) {
+            text->data[to++] = (uint8_t)((p[1] & 3) << 6 | (p[2] & 0x3f));
+            i += 2;
+        } else {
+            text->data[to++] = *p;
+        }
+    }
+    text->len = to;
+    if (text->data)
+        text->data[to] = 0; /* where buf_string() put one further on */
 }

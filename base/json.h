@@ -18,7 +18,7 @@
 
 #define JSON_DEPTH 512 /* arrays and objects inside each other */
 
-enum json_type { JSON_NONE, JSON_OBJECT, JSON_ARRAY, JSON_STRING, JSON_NUMBER, JSON_TRUE, JSON_FALSE, JSON_NULL };
+enum json_type { J_NONE, J_OBJECT, J_ARRAY, J_STRING, J_NUMBER, J_TRUE, J_FALSE, J_NULL };
 
 /* Accepts `text` if it is one JSON value and nothing else but white space around it.
  * Returns its type, or -1 with err set: "byte 12: a string is not closed". */
@@ -29,12 +29,12 @@ int json_check_object(struct bytes text, struct err *err);
 
 /* The value of member `name` of an object that json_check() accepted; `name` is plain ASCII.
  * Returns its type and, in *ret, the bytes of the value (a string with its quotes), or
- * JSON_NONE if there is no such member or `object` is no object. A name written with escapes
+ * J_NONE if there is no such member or `object` is no object. A name written with escapes
  * is compared by what it means. */
 enum json_type json_get(struct bytes object, const char *name, struct bytes *ret);
 
 /* Walks the members of an accepted object: *at starts at 0. Returns the value's type with its
- * raw name (with quotes) and bytes, or JSON_NONE at the end. */
+ * raw name (with quotes) and bytes, or J_NONE at the end. */
 enum json_type json_next(struct bytes object, size_t *at, struct bytes *ret_name,
                          struct bytes *ret_value);
 
@@ -55,6 +55,12 @@ int json_int64(struct bytes number, int64_t *ret);
  * U+FFFD, one for each maximal part (Unicode 3.9, as Python and browsers do); text that is
  * valid comes out as it was, with only quote, backslash and control characters escaped. */
 int json_quote(struct bytes text, struct buf *ret);
+
+/* As json_quote(), but invalid bytes become \udc80 to \udcff, as Python's file names have them, so that
+ * a path comes back as it was. */
+int json_quote_path(struct bytes path, struct buf *ret);
+/* The way back, in what json_unescape() made and buf_string() ended. */
+void json_surrogates_to_bytes(struct buf *text);
 
 /* How many bytes at the end of text begin a UTF-8 sequence that is not complete but may become
  * valid: 0 to 3. Text that arrives in pieces is cut there. */

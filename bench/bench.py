@@ -1,0 +1,416 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""husk beside its peers: one client, one machine, one run.
+
+    bench.py [--only kernels|sandbox|operations|network] HUSK SANDBOX [NAME=PYTHON ...]
+
+HUSK is the program, SANDBOX the one that bench/sandbox.c makes; each peer is a Python that has the
+package of that kernel: ipykernel=... or xpython=... A peer that is not there is said so and left out.
+The Python that runs this runs husk's cells. Figures of one run on one machine compare with each
+other and with nothing else; the ratio is husk's. Status 1: a cycle of sandboxes left something.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import socketserver
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+try:
+    import IPython  # noqa: F401  husk's cells need it
+    import psutil
+    import zmq
+    from jupyter_client.connect import write_connection_file
+    from jupyter_client.session import Session
+    from operations import operations
+except ImportError as e:
+    sys.exit(f"bench: {sys.executable} has no {e.name}; name one that has jupyter_client, IPython and psutil:\n"
+             "    make bench BENCH_WITH=/path/to/python")
+
+MODULES = {"ipykernel": "ipykernel_launcher", "xpython": "xpython_launcher"}
+PACKAGES = {"ipykernel": "ipykernel", "xpython": "xeus-python"}
+PATIENCE = 120  # seconds; a kernel that takes longer has failed
+
+
+class Client:
+    """One that parses nothing but what it waits for, so that it is not what is measured."""
+
+    def __init__(self, path):
+        config = json.loads(pathlib.Path(path).read_text())
+        self.session = Session(key=config["key"].encode())
+        context = zmq.Context.instance()
+        self.sockets = {}
+        for channel, kind in (("shell", zmq.DEALER), ("control", zmq.DEALER), ("iopub", zmq.SUB)):
+            socket = self.sockets[channel] = context.socket(kind)
+            socket.linger = 0
+            socket.rcvhwm = 0
+            at = "-" if config["transport"] == "ipc" else ":"
+            socket.connect(f"{config['transport']}://{config['ip']}{at}{config[channel + '_port']}")
+        self.sockets["iopub"].subscribe(b"")
+
+    def send(self, kind, content, channel="shell"):
+        msg = self.session.msg(kind, content)
+        self.session.send(self.sockets[channel], msg)
+        return msg["header"]["msg_id"].encode()
+
+    def wait(self, msg_id, channel="shell", iopub=True):
+        """Until the reply and the idle of a request; returns what came on iopub."""
+        want = {channel} | ({"iopub"} if iopub else set())
+        seen, end = [], time.monotonic() + PATIENCE
+        poller = zmq.Poller()
+        for name in ("shell", "control", "iopub"):
+            poller.register(self.sockets[name], zmq.POLLIN)
+        names = {self.sockets[n]: n for n in self.sockets}
+        while want:
+            for socket, _ in poller.poll(1000):
+                frames = socket.recv_multipart()
+                at = frames.index(b"<IDS|MSG>")
+                if msg_id not in frames[at + 3]:
+                    continue
+                if names[socket] != "iopub":
+                    want.discard(names[socket])
+                else:
+                    seen.append(frames[at + 2:])
+                    if b'"idle"' in frames[at + 5] and b'"status"' in frames[at + 2]:
+                        want.discard("iopub")
+            if time.monotonic() > end:
+                raise TimeoutError
+        return seen
+
+    def run(self, code):
+        return self.wait(self.send("execute_request", {
+            "code": code, "silent": False, "store_history": True, "user_expressions": {},
+            "allow_stdin": False, "stop_on_error": True}))
+
+
+class Kernel(Client):
+    """And a process of its own."""
+
+    def __init__(self, argv, directory):
+        path, _ = write_connection_file(str(directory / f"{time.monotonic_ns()}.json"),
+                                        key=os.urandom(16).hex().encode())
+        super().__init__(path)
+        self.process = subprocess.Popen(
+            [word.replace("{connection_file}", path) for word in argv], cwd=directory,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def ready(self):
+        """As every client does: asks until both the answer and a message on iopub have come."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.send("kernel_info_request", {})
+            if self.sockets["shell"].poll(PATIENCE * 1000):
+                self.sockets["shell"].recv_multipart()
+                if self.sockets["iopub"].poll(200):
+                    return self
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise TimeoutError("the kernel does not start")
+
+    def close(self):
+        for socket in self.sockets.values():
+            socket.close()
+        try:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def timed(act):
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def start(argv, directory):
+    def once():
+        begin = time.perf_counter()
+        kernel = Kernel(argv, directory).ready()
+        kernel.run("1 + 1")
+        took = time.perf_counter() - begin
+        kernel.close()
+        return took
+
+    return median([once() for _ in range(5)]) * 1e3
+
+
+def memory(argv, directory):
+    kernels = [Kernel(argv, directory).ready() for _ in range(5)]
+    for kernel in kernels:
+        kernel.run("1")
+    time.sleep(1)
+    total = 0
+    for kernel in kernels:
+        process = psutil.Process(kernel.process.pid)
+        for p in [process, *process.children(recursive=True)]:
+            try:
+                text = pathlib.Path(f"/proc/{p.pid}/smaps_rollup").read_text()
+            except OSError:
+                continue
+            total += next(int(l.split()[1]) for l in text.splitlines() if l.startswith("Pss:"))
+    for kernel in kernels:
+        kernel.close()
+    return total / 1024 / len(kernels)
+
+
+def round_trip(kernel):
+    return median([timed(lambda: kernel.run("x=1")) for _ in range(500)]) * 1e3
+
+
+def lines(kernel):
+    found = []
+    took = timed(lambda: found.extend(kernel.run("for i in range(100_000): print(i)")))
+    text = "".join(json.loads(f[3])["text"] for f in found if b'"stream"' in f[0])
+    if text != "".join(f"{i}\n" for i in range(100_000)):
+        return f"{took:.2f} (text lost)"
+    return took
+
+
+def displays(kernel):
+    kernel.run("from IPython.display import publish_display_data as show\nblock = 'A' * (1 << 20)")
+    found = []
+    took = timed(lambda: found.extend(kernel.run("for i in range(100): show({'image/png': block})")))
+    return took if sum(b'"display_data"' in f[0] for f in found) == 100 else f"{took:.2f} (lost)"
+
+
+def completion(kernel):
+    kernel.run("import os")
+
+    def once():
+        kernel.wait(kernel.send("complete_request", {"code": "os.pa", "cursor_pos": 5}))
+
+    once()
+    return median([timed(once) for _ in range(20)]) * 1e3
+
+
+def control(kernel):
+    """PyDLL holds the interpreter's lock: nothing in that process can answer meanwhile."""
+    cell = kernel.send("execute_request", {"code": "import ctypes; ctypes.PyDLL(None).usleep(2_000_000)",
+                                           "silent": False, "store_history": False,
+                                           "user_expressions": {}, "allow_stdin": False})
+    time.sleep(0.7)
+    asked = kernel.send("kernel_info_request", {}, "control")
+    took = timed(lambda: kernel.wait(asked, "control", iopub=False))
+    end = time.monotonic() + 5
+    while time.monotonic() < end and not kernel.sockets["shell"].poll(100):
+        pass
+    kernel.sockets["shell"].recv_multipart()
+    del cell
+    return took * 1e3
+
+
+FRESH = [("spawn to first result, ms", start), ("memory (PSS) each, five idle, MB", memory)]
+WARM = [("x=1, round trip p50, ms", round_trip), ("100,000 printed lines, s", lines),
+        ("100 displays of 1 MiB, s", displays), ("completion of os.pa, p50, ms", completion),
+        ("control while the GIL is held, ms", control)]
+
+
+def measure(argv, directory):
+    figures = {}
+    for name, act in FRESH:
+        figures[name] = act(argv, directory)
+    kernel = Kernel(argv, directory).ready()
+    try:
+        kernel.run("1")
+        for name, act in WARM:
+            try:
+                figures[name] = act(kernel)
+            except TimeoutError:
+                figures[name] = "none"
+    finally:
+        kernel.close()
+    return figures
+
+
+# --- a sandbox alone
+
+def sandbox(program, husk, directory):
+    """Rows of the C driver; and whether it found that something was left."""
+    libexec = pathlib.Path(husk).parent.parent / "libexec" / "husk"
+    rows, good = {}, True
+    for what, n in (("times", 300), ("calls", 1_000_000), ("idle", 20), ("cycles", 500)):
+        state = directory / what
+        state.mkdir(mode=0o700)
+        done = subprocess.run([program, what, libexec, state, str(n)], capture_output=True, text=True)
+        sys.stderr.write(done.stderr)
+        good = good and done.returncode == 0
+        for line in done.stdout.splitlines():
+            name, _, figure = line.partition("\t")
+            rows[f"{n} cycles, {name}" if what == "cycles" else name] = float(figure)
+    if {"getpid inside, ns", "getpid outside, ns"} <= set(rows):
+        rows["filter, ns a call"] = rows["getpid inside, ns"] - rows["getpid outside, ns"]
+    return rows, good
+
+
+# --- the network of an allow-list, beside the same connection without husk
+
+FIRST_BYTES = 200
+STREAM = 2 << 30  # bytes
+CLIENT = f"""
+import socket, statistics, time
+def dial():
+    return socket.create_connection((HOST, PORT), 60)
+def first_byte():
+    start = time.perf_counter()
+    with dial() as s:
+        s.sendall(b"b")
+        s.recv(1)
+    return time.perf_counter() - start
+def throughput():
+    buffer, left = bytearray(1 << 20), {STREAM}
+    with dial() as s:
+        s.sendall(b"s")
+        start = time.perf_counter()
+        while left:
+            left -= s.recv_into(buffer)
+    return {STREAM} / (time.perf_counter() - start)
+first_byte()
+print(statistics.median([first_byte() for _ in range({FIRST_BYTES})]) * 1e3,
+      statistics.median([throughput() for _ in range(3)]) / 1e9)
+"""
+
+
+class Source(socketserver.BaseRequestHandler):
+    def handle(self):
+        if self.request.recv(1) == b"b":
+            self.request.sendall(b"b")
+            return
+        block, left = bytes(1 << 20), STREAM
+        while left:
+            left -= self.request.send(block[:left])
+
+
+class Names(socketserver.BaseRequestHandler):
+    """Every name is 127.0.0.1."""
+
+    def handle(self):
+        packet, sock = self.request
+        end = packet.index(0, 12) + 5
+        answers = int(packet[end - 4:end - 2] == b"\0\1")  # A
+        record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + socket.inet_aton("127.0.0.1")
+        sock.sendto(packet[:2] + b"\x81\x80" + struct.pack(">HHHH", 1, answers, 0, 0) + packet[12:end]
+                    + record * answers, self.client_address)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 200
+
+
+def network(husk, directory):
+    with Server(("127.0.0.1", 0), Source) as server, \
+            socketserver.ThreadingUDPServer(("127.0.0.1", 0), Names) as names:
+        for s in (server, names):
+            threading.Thread(target=s.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        code = f"PORT = {port}\n{CLIENT}"
+        direct = subprocess.run([sys.executable, "-c", f"HOST = '127.0.0.1'\n{code}"], check=True,
+                                capture_output=True, text=True).stdout
+        kernel = Kernel([husk, "kernel", "--python", sys.executable, "-f", "{connection_file}",
+                         "--resolver", "127.0.0.1:%d" % names.server_address[1],
+                         "--allow", f"bench.test:{port}", "--allow", f"127.0.0.1:{port}"], directory).ready()
+        try:
+            frames = kernel.run(f"HOST = 'bench.test'\n{code}")
+        finally:
+            kernel.close()
+            for s in (server, names):
+                s.shutdown()
+    allowed = "".join(json.loads(f[3])["text"] for f in frames if b'"stream"' in f[0])
+    (byte, rate), (byte_direct, rate_direct) = (map(float, t.split()) for t in (allowed, direct))
+    return {"first byte, direct, p50, ms": byte_direct, "first byte, allow-list, p50, ms": byte,
+            "first byte, more than direct, ms": byte - byte_direct,
+            "throughput, direct, GB/s": rate_direct, "throughput, allow-list, GB/s": rate}
+
+
+def show(value):
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def find_peers(words):
+    """Those that are there; says what was found, and what is missing in the others."""
+    found = {}
+    for name, python in words:
+        module = MODULES[name]
+        ask = f"import importlib.metadata as m, {module}; print(m.version({PACKAGES[name]!r}))"
+        try:
+            done = subprocess.run([python, "-c", ask], capture_output=True, text=True)
+        except OSError as e:
+            print(f"peer {name}: left out, {e}")
+            continue
+        if done.returncode:
+            print(f"peer {name}: left out, {python} has no {module}")
+            continue
+        print(f"peer {name}: {done.stdout.strip()}, {python}")
+        found[name] = python
+    if not found:
+        print("no peer: husk is measured alone; BENCH_PEERS='ipykernel=PYTHON xpython=PYTHON' names some")
+    return found
+
+
+def kernels(husk, peers, directory):
+    commands = {"husk": [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]}
+    for name, peer in peers.items():
+        commands[name] = [peer, "-m", MODULES[name], "-f", "{connection_file}"]
+    found = {}
+    for name, argv in commands.items():
+        print(f"measuring {name} ...", file=sys.stderr)
+        found[name] = measure(argv, directory)
+    print(f"{'':36}" + "".join(f"{name:>20}" for name in found) + "   ratio to the fastest peer")
+    for row in [name for name, _ in FRESH + WARM]:
+        others = [f[row] for name, f in found.items() if name != "husk" and isinstance(f[row], float)]
+        mine = found["husk"][row]
+        ratio = f"{mine / min(others):14.3f}" if others and isinstance(mine, float) else ""
+        print(f"{row:36}" + "".join(f"{show(f[row]):>20}" for f in found.values()) + ratio)
+
+
+def show_rows(rows):
+    for name, value in rows.items():
+        print(f"{name:46}{show(value):>10}")
+
+
+def main():
+    words, only = sys.argv[1:], None
+    if words[:1] == ["--only"]:
+        only, words = words[1], words[2:]
+    peers = [tuple(word.split("=", 1)) for word in words[2:]]
+    if len(words) < 2 or any(len(p) != 2 or p[0] not in MODULES for p in peers):
+        sys.exit(__doc__)
+    husk, program = words[:2]
+    good = True
+    print(f"{os.cpu_count()} processors, Linux {os.uname().release}, uid {os.getuid()},"
+          f" load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        directory = pathlib.Path(name)
+        if only in (None, "kernels"):
+            kernels(husk, find_peers(peers), directory)
+        if only in (None, "sandbox"):
+            rows, good = sandbox(program, husk, directory)
+            show_rows(rows)
+        if only in (None, "operations"):
+            (directory / "operations").mkdir(mode=0o700)
+            show_rows(operations(husk, directory / "operations", Client))
+        if only in (None, "network"):
+            show_rows(network(husk, directory))
+    sys.exit(0 if good else "bench: a cycle of sandboxes left something behind, see above")
+
+
+if __name__ == "__main__":
+    main()

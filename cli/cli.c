@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sodium.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "kernel/exits.h"
+#include "kernel/options.h"
+#include "kernel/paths.h"
+
+#define START_MS 60000
+#define END_MS 5000
+#define HB_PORT 5 /* bound last */
+
+extern char **environ;
+
+/*** The command line ***/
+
+int
+wants_help(int argc, char **argv, const char *text)
+{
+    if (argc < 1 || (strcmp(argv[0], "-h") != 0 && strcmp(argv[0], "--help") != 0))
+        return 0;
+    fputs(text, stdout);
+    return 1;
+}
+
+static const struct flag *
+find_flag(const struct flag *flags, const char *word, const char **value)
+{
+    size_t len = strcspn(word, "=");
+
+    *value = word[len] == '=' ? word + len + 1 : NULL;
+    for (; flags->name; flags++)
+        if (strncmp(word, "--", 2) == 0 && strlen(flags->name) == len - 2 &&
+            strncmp(word + 2, flags->name, len - 2) == 0)
+            return flags;
+        else if (word[0] == '-' && word[1] == flags->letter && flags->letter && !word[2])
+            return flags;
+    return NULL;
+}
+
+/* -it: letters of switches together. */
+static int
+take_letters(const char *word, const struct flag *flags)
+{
+    if (word[0] != '-' || word[1] == '-' || !word[1])
+        return 0;
+    for (const char *c = word + 1; *c; c++) {
+        const struct flag *f = flags;
+        while (f->name && f->letter != *c)
+            f++;
+        if (!f->name || !f->on)
+            return 0;
+        *f->on = 1;
+    }
+    return 1;
+}
+
+int
+flags_read(int argc, char **argv, const struct flag *flags, struct strv *rest, const char *command)
+{
+    int i = 0;
+
+    for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
+        const char *value;
+        const struct flag *f = find_flag(flags, argv[i], &value);
+        if (strcmp(argv[i], "--") == 0)
+            return i + 1;
+        if (!f && take_letters(argv[i], flags))
+            continue;
+        if (!f && !rest) {
+            fprintf(stderr, "husk: there is no option '%s'; see husk %s --help\n", argv[i], command);
+            return -1;
+        }
+        if (f && f->on && !value) {
+            *f->on = 1;
+            continue;
+        }
+        if (!f && strv_add(rest, argv[i]) < 0)
+            abort();
+        if (!value && (f || !strchr(argv[i], '=')) && i + 1 < argc) {
+            value = argv[++i];
+            if (!f && strv_add(rest, value) < 0)
+                abort();
+        } else if (!value) {
+            fprintf(stderr, "husk: option '%s' needs a value\n", argv[i]);
+            return -1;
+        }
+        if (f && f->value)
+            *f->value = value;
+        else if (f && f->list && strv_add(f->list, value) < 0)
+            abort();
+    }
+    return i;
+}
+
+int
+options_check(const struct strv *options, const char *name)
+{
+    struct options o;
+    struct err err;
+    int r = options_read((int)options->len, options->item, 1, &o, &err);
+
+    if (r == 0)
+        options_release(&o);
+    if (r == 0 && name && !registry_is_name(name))
+        r = err_set(&err, EINVAL, "--name '%s' is no name of letters, digits, '.', '_' and '-'", name);
+    if (r < 0)
+        failed(&err);
+    return r;
+}
+
+int
+is_format(const char *format)
+{
+    if (!format || strcmp(format, "json") == 0 || strcmp(format, "table") == 0)
+        return 0;
+    fprintf(stderr, "husk: -o knows json and table, not '%s'\n", format);
+    return -1;
+}
+
+int64_t
+seconds_read(const char *text)
+{
+    char *end;
+    double s = strtod(text, &end);
+
+    return end == text || *end || !(s > 0) || s > 1e9 ? -1 : (int64_t)(s * 1000);
+}
+
+int
+failed(const struct err *err)
+{
+    fprintf(stderr, "husk: %s\n", err->text);
+    return CLI_FAILURE;
+}
+
+/* Is there \uXXXX at text, and which? -1: there is not. */
+static long
+escape_at(const char *text, size_t len)
+{
+    char hex[5] = "";
+
+    if (len < 6 || text[0] != '\\' || text[1] != 'u')
+        return -1;
+    memcpy(hex, text + 2, 4);
+    return strtol(hex, NULL, 16);
+}
+
+json_t *
+tree_of(struct bytes json)
+{
+    scoped(buf_release) struct buf copy = {0};
+    char *text;
+
+    if (buf_add(&copy, json.data, json.len) < 0 || !buf_string(&copy))
+        abort();
+    text = (char *)copy.data;
+    for (size_t i = 0; i < copy.len; i++) {
+        long unit = escape_at(text + i, copy.len - i), low;
+        if (text[i] != '\\')
+            continue;
+        low = unit >= 0xd800 && unit < 0xdc00 ? escape_at(text + i + 6, copy.len - i - 6) : -1;
+        if (low >= 0xdc00 && low < 0xe000)
+            i += 11;
+        else if (unit >= 0xd800 && unit < 0xe000)
+            memcpy(text + i + 2, "fffd", 4);
+        else
+            i++;
+    }
+    return json_loadb(text, copy.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+}
+
+void
+print_json(struct bytes json)
+{
+    fwrite(json.data, 1, json.len, stdout);
+    putchar('\n');
+}
+
+/*** Sandboxes ***/
+
+int
+open_sandbox(const char *what, int listen, struct client *ret, struct registry_entry *ret_entry)
+{
+    struct registry_list list;
+    const struct registry_entry *e;
+    struct err err;
+    int r = -1;
+
+    if (registry_read(&list, &err) < 0) {
+        failed(&err);
+        return -1;
+    }
+    e = registry_find(&list, what, &err);
+    if (e && client_open(e->connection_file, e->pid, listen, ret, &err) == 0) {
+        r = 0;
+        if (ret_entry)
+            *ret_entry = (struct registry_entry){.pid = e->pid, .started = e->started, .id = strdup(e->id)};
+    } else {
+        if (e)
+            err_wrap(&err, "%s", e->id);
+        failed(&err);
+    }
+    registry_release(&list);
+    return r;
+}
+
+static int
+write_connection_file(struct started *s, struct err *err)
+{
+    scoped(str_free) char *directory = registry_directory(err);
+    scoped(fd_close) int fd = -1;
+    unsigned char random[40];
+    char key[65], name[13], text[5000];
+
+    if (!directory)
+        return -1;
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(key, sizeof key, random, 32);
+    sodium_bin2hex(name, sizeof name, random + 32, 6);
+    snprintf(s->file, sizeof s->file, "%s/%s.connection", directory, name);
+    snprintf(text, sizeof text,
+             "{\"transport\":\"ipc\",\"ip\":\"%s/%s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
+             "\"control_port\":4,\"hb_port\":%d,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n",
+             directory, name, HB_PORT, key);
+    fd = open(s->file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
+        return err_errno(err, "write '%s'", s->file);
+    sodium_memzero(key, sizeof key);
+    sodium_memzero(text, sizeof text);
+    return 0;
+}
+
+static int
+spawn_kernel(const struct strv *options, const char *name, int stays, struct started *s, struct err *err)
+{
+    scoped(strv_release) struct strv argv = {0};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none, ignored;
+    char parent[32];
+    int r, bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
+                 strv_add(&argv, "-f") < 0 || strv_add(&argv, s->file) < 0;
+
+    for (size_t i = 0; !bad && i < options->len; i++)
+        bad = strv_add(&argv, options->item[i]) < 0;
+    if (!bad && name)
+        bad = strv_addf(&argv, "--name=%s", name) < 0;
+    if (bad)
+        return err_errno(err, "start a kernel");
+    snprintf(parent, sizeof parent, "%d", (int)getpid());
+    if (stays)
+        unsetenv("JPY_PARENT_PID");
+    else
+        setenv("JPY_PARENT_PID", parent, 1);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    if (stays) {
+        snprintf(s->log, sizeof s->log, "%.*s.log", (int)(strlen(s->file) - strlen(".connection")), s->file);
+        posix_spawn_file_actions_addopen(&actions, 2, s->log, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600);
+    }
+    posix_spawnattr_init(&attr);
+    sigemptyset(&none);
+    sigemptyset(&ignored);
+    sigaddset(&ignored, SIGPIPE);
+    posix_spawnattr_setsigmask(&attr, &none); /* what we block and ignore is no affair of the cells */
+    posix_spawnattr_setsigdefault(&attr, &ignored);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID /* an interrupt at the terminal is ours */ |
+                                        POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    r = posix_spawn(&s->pid, paths_program(), &actions, &attr, argv.item, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    errno = r;
+    return r != 0 ? err_errno(err, "start '%s'", paths_program()) : 0;
+}
+
+/* Its sockets are there; or it has ended, and said why on stderr. */
+static int
+await_kernel(struct started *s, struct err *err)
+{
+    int64_t end = now_ms() + START_MS;
+    char path[4400];
+    int status;
+
+    snprintf(path, sizeof path, "%.*s-%d", (int)(strlen(s->file) - strlen(".connection")), s->file,
+             HB_PORT);
+    while (access(path, F_OK) < 0) {
+        if (waitpid(s->pid, &status, WNOHANG) == s->pid) {
+            s->pid = 0;
+            return err_set(err, WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILURE,
+                           "the sandbox did not start");
+        }
+        if (now_ms() > end)
+            return err_set(err, ETIMEDOUT, "the sandbox does not start");
+        poll(NULL, 0, 1);
+    }
+    return 0;
+}
+
+void
+show_log(const struct started *s)
+{
+    scoped(buf_release) struct buf text = {0};
+
+    if (*s->log && file_read(AT_FDCWD, s->log, 1 << 20, &text) == 0)
+        (void)fd_write_all(STDERR_FILENO, text.data, text.len);
+}
+
+static int
+is_taken(const char *name, struct err *err)
+{
+    struct registry_list list;
+    int taken = registry_read(&list, err) < 0;
+
+    for (size_t i = 0; !taken && i < list.len; i++)
+        if (strcmp(list.entry[i].name, name) == 0 || strcmp(list.entry[i].id, name) == 0) {
+            err_set(err, EEXIST, "there is a sandbox '%s' already", name);
+            taken = 1;
+        }
+    registry_release(&list);
+    return taken;
+}
+
+int
+start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct err *err)
+{
+    struct started s = {0};
+
+    if (sodium_init() < 0)
+        return err_set(err, EIO, "libsodium does not start");
+    if ((name && is_taken(name, err)) || write_connection_file(&s, err) < 0 ||
+        spawn_kernel(options, name, stays, &s, err) < 0 || await_kernel(&s, err) < 0) {
+        if (s.pid > 0)
+            pid_end(&s.pid);
+        show_log(&s);
+        unlink(s.file);
+        if (*s.log)
+            unlink(s.log);
+        return -1;
+    }
+    *ret = s;
+    return 0;
+}
+
+void
+end_kernel(struct started *s, struct client *c)
+{
+    int64_t end = now_ms() + END_MS;
+    struct err unused;
+    char id[80];
+
+    if (c && c->context)
+        (void)client_send(c, CONTROL, "shutdown_request", BYTES("{\"restart\":false}"), NULL, 0, id, &unused);
+    while (s->pid > 0 && now_ms() < end) {
+        if (waitpid(s->pid, NULL, WNOHANG) != 0)
+            s->pid = 0;
+        else
+            poll(NULL, 0, 2);
+    }
+    if (s->pid > 0)
+        pid_end(&s->pid);
+    unlink(s->file);
+    if (*s->log)
+        unlink(s->log);
+}

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Notebooks that others wrote: those in the source packages of nbclient and of papermill.
+
+They come from the package index that pip is configured for, when the tests run. Every one that
+ipykernel executes, husk executes with the same outputs, but for DIFFERENCES. Equal means what a
+reader sees, after PATTERNS and `traceback` below: each says why.
+"""
+
+import concurrent.futures
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+
+import conftest
+import nbformat
+import papermill
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+# What nbclient's own tests give to NotebookClient; without a row: nothing. The first error ends
+# the notebook then, and is compared.
+NBCLIENT = {
+    "Autokill": {},
+    "Check History in Memory": {},
+    "Clear Output": {},
+    "Disable Stdin": {"allow_errors": True},
+    "Empty Cell": {},
+    "Error": {},
+    "Factorials": {},
+    "HelloWorld": {},
+    "Inline Image": {},
+    "Interrupt": {"timeout": 5, "interrupt_on_timeout": True, "allow_errors": True},
+    "JupyterWidgets": {},
+    "Other Comms": {},
+    "Output": {},
+    "Parallel Execute A": {},
+    "Parallel Execute B": {},
+    "SVG": {},
+    "Skip Exceptions with Cell Tags": {},
+    "Skip Exceptions": {"allow_errors": True},
+    "Skip Execution with Cell Tag": {},
+    "Sleep1s": {},
+    "Unicode": {},
+    "UnicodePy3": {},
+    "update-display-id": {},
+}
+
+# What papermill.execute_notebook gets. The same notebooks also go through nbclient, which runs
+# all of their cells.
+PAPERMILL = {
+    "binder": {},
+    "blank-vscode": {"parameters": {"var": "It works"}},
+    "broken": {},
+    "broken1": {},
+    "broken2": {},
+    "complex_parameters": {"parameters": {"msg": "Hello", "a": 1.5, "b": ["x", None, True]}},
+    "gcs-simple_notebook": {},
+    "keyboard_interrupt": {"parameters": {"foo": r"do\ not\ crash"}, "prepare_only": True},
+    "line_magic_error": {},
+    "nb_version_4.4": {"parameters": {"var": "It works"}},
+    "no_parameters": {"parameters": {"msg": 'He said "hé\\llo ☃"'}},
+    "notimplemented_translator": {"parameters": {"msg": "Hello"}, "language": "python"},
+    "read_check": {"cwd": "elsewhere"},
+    "report_mode_test": {"parameters": {"a": 0}, "report_mode": True},
+    "result_no_exec": {"parameters": {"foo": 2}},
+    "s3-simple_notebook": {"parameters": {"msg": "Hello"}},
+    "simple_execute": {"parameters": {"msg": {"a": [1, 2.5, None], "b": "x"}}},
+    "sysexit": {},
+    "sysexit0": {},
+    "sysexit1": {},
+    "systemexit": {},
+    "test_autosave": {"autosave_cell_every": 1},
+    "test_logging": {"log_output": True},
+    "test_notebooknode_io": {},
+}
+
+# {(notebook, cell): why husk's outputs are not ipykernel's}
+DIFFERENCES = {}
+
+# {notebook: why ipykernel does not execute it}; husk does, and the test for it says what.
+LEFT_OUT = {
+    "Autokill": "the notebook kills the kernel, and with ipykernel that is the end of it",
+}
+
+# What is not the same in two runs of one kernel, or says where a kernel is installed.
+PATTERNS = [
+    (r"\x1b\[[0-9;]*m", ""),
+    # A terminal and a notebook show of a line what stands behind its last \r.
+    (r"[^\n]*\r(?!\n)", ""),
+    # The file name of a cell; both kernels mean the same by it, the prompt stands beside it.
+    (r"<ipython-input-\d+-[0-9a-f]+>|/tmp/ipykernel_\d+/\d+\.py|(?<=\()\d+\.py", "<cell>"),
+    (r"\b0x[0-9a-f]{6,}", "<address>"),
+    (r"\b[0-9a-f]{8}-[0-9a-f]{24}_\d+_\d+\b", "<message>"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "<time>"),
+    (r"\[\d\d:\d\d(<|&lt;)[^\]\n]*\]", "[<time>]"),  # of a progress bar
+    # A cell of binder runs papermill, whose ipykernel says this if the interrupt that comes with
+    # every shutdown finds it at work: a race of its own.
+    (r"[^\n]*\[IPKernelApp\] ERROR \| KeyboardInterrupt caught in kernel\.\n", ""),
+]
+DURATIONS = {"start_time", "end_time", "duration"}  # of papermill
+KERNELS = ("ipykernel", "husk")
+# Both are installed under the name that the notebooks and the clients' own tests use: nbclient
+# gives the kernel of this name an option of ipykernel's (--HistoryManager.hist_file=:memory:).
+NAME = "python3"
+
+
+def sources(directory):
+    """The notebooks of the installed versions' source packages, below a copy for each kernel."""
+    for name in ("nbclient", "papermill"):
+        wanted = f"{name}=={importlib.metadata.version(name)}"
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet",
+             "--no-deps", "--no-binary", name, "--dest", str(directory), wanted],
+            check=True, timeout=280,
+        )
+    for archive in directory.glob("*.tar.gz"):
+        with tarfile.open(archive) as tar:
+            members = [m for m in tar if m.isfile() and "/tests/" in m.name and ".." not in m.name]
+            assert members
+            for member in members:
+                for kernel in KERNELS:
+                    # Written, not extracted: the owner is whoever runs the tests.
+                    target = directory / kernel / member.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(tar.extractfile(member).read())
+
+
+class Client(NotebookClient):
+    """Takes the kernels of one directory of kernelspecs."""
+
+    specs = None
+
+    def create_kernel_manager(self):
+        manager = super().create_kernel_manager()
+        manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[str(self.specs)])
+        return manager
+
+
+def install_both(directory, *options):
+    """{kernel: its directory of kernelspecs}; `options` are for husk."""
+    subprocess.run(
+        [sys.executable, "-m", "ipykernel", "install", "--prefix", str(directory / "stock"),
+         "--name", NAME],
+        check=True, capture_output=True, timeout=conftest.TIMEOUT,
+    )
+    return {
+        "ipykernel": directory / "stock" / "share" / "jupyter" / "kernels",
+        "husk": conftest.spec_directory(directory / "husk", *options, name=NAME),
+    }
+
+
+def execute(notebook, specs, directory, **options):
+    """Executes it in place, in `directory`; returns what ended it early, or None."""
+    client = Client(
+        notebook, kernel_name=NAME, startup_timeout=conftest.TIMEOUT,
+        resources={"metadata": {"path": str(directory)}},
+        **{"timeout": conftest.TIMEOUT, **options},
+    )
+    client.specs = specs
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as raised:
+        return type(raised).__name__, getattr(raised, "ename", None), getattr(raised, "evalue", "")
+    return None
+
+
+class Reader:
+    """Reads what a kernel that worked in `directory` wrote, as PATTERNS say."""
+
+    def __init__(self, directory):
+        self.directory = str(directory)
+        self.ids = {}
+
+    def text(self, text):
+        for pattern, to in PATTERNS:
+            text = re.sub(pattern, to, text)
+        # Random ids become numbers in the order of their appearance: relations stay.
+        text = re.sub(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", self._number, text)
+        return text.replace(self.directory, "<directory>")
+
+    def _number(self, match):
+        return self.ids.setdefault(match[0], f"<id {len(self.ids)}>")
+
+    def value(self, value):
+        if isinstance(value, (str, tuple, list)):
+            return self.text(value) if isinstance(value, str) else [self.value(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "traceback" in value:
+            frames = [traceback(t) for t in value["traceback"] if not of_a_kernel(t)]
+            value = {**value, "traceback": frames}
+        return {
+            self.text(k): "<time>" if k in DURATIONS and v is not None else self.value(v)
+            for k, v in value.items()
+        }
+
+    def notebook(self, notebook, error):
+        """What of an executed notebook must be equal: {what: value}, cells by their number."""
+        found = {"error": self.value(error)}
+        for i, cell in enumerate(notebook.cells):
+            found[i] = {
+                "source": self.text(cell.source),
+                "count": cell.get("execution_count"),
+                "outputs": [self.value(o) for o in joined(cell.get("outputs", []))],
+                "metadata": self.value(cell.metadata),
+            }
+        return {**found, **{k: self.value(v) for k, v in notebook.metadata.items()}}
+
+
+def traceback(text):
+    """A frame's place and the line that failed, without its surroundings.
+
+    ipykernel names cells after files that do not exist. IPython then shows them raw; with husk
+    it may show them as its terminal does: the expression that failed is marked, and blank lines
+    are left out.
+    """
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")
+    failed = [line for line in lines[1:] if re.match("-+> ?[0-9]", line)]
+    return "\n".join([lines[0], *failed]) if failed else text
+
+
+class Runs:
+    """The notebooks of the packages, run with either kernel."""
+
+    def __init__(self, directory, specs):
+        self.directory = directory
+        self.specs = specs
+        sources(directory)
+        self.paths = {p.stem: p.relative_to(directory / "husk")
+                      for p in sorted((directory / "husk").rglob("*.ipynb"))}
+
+    def path(self, kernel, name):
+        return self.directory / kernel / self.paths[name]
+
+    def nbclient(self, kernel, name, options):
+        path = self.path(kernel, name)
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        error = execute(notebook, self.specs[kernel], path.parent, **options)
+        return Reader(self.directory / kernel).notebook(notebook, error)
+
+    def both(self, name, options):
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return pool.map(lambda kernel: self.nbclient(kernel, name, options), KERNELS)
+
+    def papermill(self, kernel, name, options):
+        path = self.path(kernel, name)
+        out = path.with_name(f"{name}.out.ipynb")
+        options = dict(options)
+        if "cwd" in options:
+            options["cwd"] = path.parent / options["cwd"]
+            options["cwd"].mkdir()
+            (options["cwd"] / "check.txt").write_text("exists")
+        error = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JUPYTER_PATH", str(self.specs[kernel].parent))
+            try:
+                papermill.execute_notebook(
+                    path, out, kernel_name=NAME, progress_bar=False,
+                    start_timeout=conftest.TIMEOUT, execution_timeout=conftest.TIMEOUT,
+                    **{"cwd": path.parent, **options},
+                )
+            except PapermillExecutionError as raised:
+                error = (raised.exec_count, raised.ename, raised.evalue)
+        notebook = nbformat.read(out, as_version=4)
+        out.unlink()
+        return Reader(self.directory / kernel).notebook(notebook, error)
+
+
+def joined(outputs):
+    """Text as it reads: how it was cut into messages is a matter of time."""
+    out = []
+    for output in outputs:
+        output = dict(output)
+        last = out[-1] if out else {"output_type": None}
+        if output["output_type"] == last["output_type"] == "stream" and output["name"] == last["name"]:
+            last["text"] += output["text"]
+        else:
+            out.append(output)
+    return out
+
+
+def of_a_kernel(text):
+    """Whether a frame of a traceback is the kernel's own: input() is Python in both."""
+    first = re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")[0]
+    return bool(re.match(r"File \S+/(ipykernel|husk_interpreter)/\w+\.py:\d+", first))
+
+
+def parts(stock, mine, at=""):
+    """(where, ipykernel's, husk's) of the smallest parts that differ."""
+    if type(stock) is type(mine) is dict and set(stock) == set(mine):
+        inner = [(stock[k], mine[k], f"{at}.{k}") for k in stock]
+    elif type(stock) is type(mine) is list and len(stock) == len(mine):
+        inner = [(a, b, f"{at}[{i}]") for i, (a, b) in enumerate(zip(stock, mine))]
+    else:
+        return [] if stock == mine else [(at, stock, mine)]
+    return [part for a, b, where in inner for part in parts(a, b, where)]
+
+
+def differences(name, stock, mine):
+    """Lines, one for each difference that DIFFERENCES does not name, or names in vain."""
+    found = []
+    for what in sorted({*stock, *mine}, key=str):
+        differing = parts(stock.get(what), mine.get(what))
+        if (name, what) in DIFFERENCES:
+            if not differing:
+                found.append(f"{name}, {what}: no longer differs, yet is in DIFFERENCES")
+            continue
+        for where, a, b in differing:
+            found.append(f"{name}, {what}{where}:\n  ipykernel {a!r}\n  husk      {b!r}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("notebooks")
+    specs = install_both(directory / "spec", "--env", "NBEXECUTE_TEST_PARALLEL_TMPDIR")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(directory / "ipython"))
+        # `python` is the one that runs the cells, as in an active virtual environment.
+        patch.setenv("PATH", os.path.dirname(conftest.PYTHON) + os.pathsep + os.environ["PATH"])
+        patch.setenv("COLUMNS", "80")  # for tracebacks, as nbclient's own tests do
+        patch.setenv("LINES", "24")
+        yield Runs(directory, specs)
+
+
+def test_every_notebook_of_the_two_packages_takes_part(runs):
+    assert set(runs.paths) == {*NBCLIENT, *PAPERMILL}
+    assert len(set(runs.paths) - set(LEFT_OUT)) >= 40
+    assert {name for name, _ in DIFFERENCES} <= set(runs.paths)
+
+
+PARALLEL = {"Parallel Execute A", "Parallel Execute B"}
+
+
+@pytest.mark.parametrize("name", sorted(set(NBCLIENT) - set(LEFT_OUT) - PARALLEL))
+def test_nbclient_gets_the_same_outputs(runs, name):
+    stock, mine = runs.both(name, NBCLIENT[name])
+    wrong = differences(name, stock, mine)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_two_notebooks_at_a_time_see_each_others_files(runs, monkeypatch):
+    """They wait for each other's file, in a directory whose name is a variable."""
+
+    def together(kernel):
+        directory = runs.path(kernel, "Parallel Execute A").parent
+        monkeypatch.setenv("NBEXECUTE_TEST_PARALLEL_TMPDIR", str(directory))
+        # They give each other 5 s, which start when both kernels are up.
+        barrier = threading.Barrier(2)
+
+        def wait(cell, cell_index):
+            if cell_index == 0:
+                barrier.wait(conftest.TIMEOUT)
+
+        def run(name):
+            found[name] = runs.nbclient(kernel, name, {"on_cell_start": wait})
+
+        found = {}
+        threads = [threading.Thread(target=run, args=(name,)) for name in sorted(PARALLEL)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    stock, mine = together("ipykernel"), together("husk")
+    assert set(stock) == set(mine) == PARALLEL
+    wrong = [line for name in sorted(PARALLEL) for line in differences(name, stock[name], mine[name])]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(PAPERMILL))
+def test_papermills_notebooks_give_the_same_outputs_cell_by_cell(runs, name):
+    """Through nbclient, which goes on after an error, and stops one that sleeps for a minute."""
+    options = {"allow_errors": True}
+    if name == "keyboard_interrupt":
+        options = NBCLIENT["Interrupt"]
+    stock, mine = runs.both(name, options)
+    wrong = differences(name, stock, mine)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(PAPERMILL))
+def test_papermill_writes_the_same_notebook(runs, name):
+    stock, mine = (runs.papermill(kernel, name, PAPERMILL[name]) for kernel in KERNELS)
+    wrong = differences(name, stock, mine)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_notebook_that_ends_ipykernel_gets_an_error_that_says_what_happened(runs):
+    stock, mine = runs.both("Autokill", {})
+    assert stock["error"][0] == "DeadKernelError"
+    kind, ename, evalue = mine["error"]
+    assert (kind, ename) == ("CellExecutionError", "InterpreterDied")
+    assert "killed by signal 15" in evalue
