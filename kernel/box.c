@@ -24,7 +24,7 @@ box_start(struct box *ret, struct err *err)
 {
     const char *broker = paths_broker();
     char *const argv[] = {(char *)broker, (char *)paths_init(), (char *)paths_network(),
-                          (char *)paths_ports(), NULL};
+                          (char *)paths_ports(), (char *)paths_scope(), NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     struct box box = BOX_EMPTY;

@@ -15,7 +15,7 @@
 
 struct kernel;
 
-#define HISTORY_PATIENCE_MS 3000
+#define HISTORY_PATIENCE_MS 10000
 #define HISTORY_DELAY_MS 100       /* lines are written together */
 #define HISTORY_END_MS 1000        /* at the end of a kernel, for lines that are not written yet */
 #define HISTORY_LAZY (1u << 20)    /* bytes that wait for a question where no file waits for them */

@@ -249,11 +249,12 @@ add_guards(const struct kernel *k, struct strv *options)
     static const char *const lists[] = {"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH",
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
-    int bad = add_guard(options, paths_program()) < 0 || add_guard(options, paths_broker()) < 0 ||
-              add_guard(options, paths_init()) < 0 ||
-              add_guard(options, paths_network()) < 0 || add_guard(options, paths_ports()) < 0 || add_guard(options, paths_logos()) < 0 ||
-              add_secrets(k, options) < 0;
+    static const char *(*const ours[])(void) = {paths_program, paths_broker, paths_init, paths_network,
+                                                paths_ports, paths_scope, paths_logos};
+    int bad = add_secrets(k, options) < 0;
 
+    for (size_t i = 0; !bad && i < countof(ours); i++)
+        bad = add_guard(options, ours[i]()) < 0;
     for (size_t i = 0; !bad && i < countof(names) && k->directory[1]; i++)
         bad = strv_addf(options, "guard=%s/%s", k->directory, names[i]) < 0;
     for (size_t i = 0; !bad && i < countof(lists); i++) {

@@ -12,7 +12,7 @@
 
 #include "base/base.h"
 
-static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], unpack[PATH_MAX],
+static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX], unpack[PATH_MAX],
     interpreter[PATH_MAX], glue[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
@@ -57,6 +57,7 @@ paths_find(struct err *err)
     if (place(broker, prefix, "/libexec/husk/husk-sandbox", err) < 0 ||
         place(init, prefix, "/libexec/husk/husk-init", err) < 0 ||
         place(ports, prefix, "/libexec/husk/husk-ports", err) < 0 ||
+        place(scope, prefix, "/libexec/husk/husk-scope", err) < 0 ||
         place(network, prefix, "/libexec/husk/husk-network", err) < 0 ||
         place(unpack, prefix, "/libexec/husk/husk-unpack", err) < 0 ||
         place(interpreter, prefix, "/lib/husk/interpreter", err) < 0 ||
@@ -96,6 +97,12 @@ const char *
 paths_ports(void)
 {
     return ports;
+}
+
+const char *
+paths_scope(void)
+{
+    return scope;
 }
 
 const char *

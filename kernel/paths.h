@@ -14,6 +14,7 @@ const char *paths_broker(void);      /* libexec/husk/husk-sandbox */
 const char *paths_init(void);        /* libexec/husk/husk-init */
 const char *paths_network(void);     /* libexec/husk/husk-network */
 const char *paths_ports(void);       /* libexec/husk/husk-ports */
+const char *paths_scope(void);       /* libexec/husk/husk-scope */
 const char *paths_unpack(void);      /* libexec/husk/husk-unpack */
 const char *paths_interpreter(void); /* lib/husk/interpreter: visible in every sandbox */
 const char *paths_agent(void);       /* husk-agent, beside it: executed inside only */

@@ -207,7 +207,7 @@ build(struct broker *b, char **programs, const struct frame *f, struct build_fai
     if (list_rules(b, &failure->err) < 0)
         return -1;
     snprintf(failure->step, sizeof failure->step, "limits");
-    if (limits_make(&b->policy, &b->limits, &failure->err) < 0)
+    if (limits_make(&b->policy, programs[3], &b->limits, &failure->err) < 0)
         return -1;
     if (build_sandbox(&b->policy, &b->limits, program, &b->times, &b->sandbox, failure) < 0)
         return -1;
@@ -459,7 +459,7 @@ main(int argc, char **argv)
     struct err err = {0};
     int r;
 
-    if (argc != 4 || fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0) {
+    if (argc != 5 || fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0) {
         fprintf(stderr, "husk-sandbox is started by husk and not by hand\n");
         return 100;
     }

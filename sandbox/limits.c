@@ -14,34 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sandbox/scope.h"
+
 /* Groups are named husk-PID-ID, for people. */
 #define GROUP_PREFIX "husk-"
 #define CPU_PERIOD_US 100000 /* what the kernel counts the CPU limit by, and its own default */
-
-/* One line of /proc/self/cgroup, "4:memory:/user" or "0::/user": where this process is. */
-static int
-own_group(const char *controller, const char *mounted, char *into, size_t size)
-{
-    scoped(buf_release) struct buf text = {0};
-    char *line, *rest;
-
-    if (file_read(AT_FDCWD, "/proc/self/cgroup", 1 << 16, &text) < 0 || !buf_string(&text))
-        return -1;
-    rest = (char *)text.data;
-    while ((line = strsep(&rest, "\n"))) {
-        char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
-        if (!path)
-            continue;
-        *path++ = 0;
-        names++;
-        if (*controller ? strcmp(names, controller) != 0 : *names != 0)
-            continue;
-        return snprintf(into, size, "%s%s", mounted, strcmp(path, "/") == 0 ? "" : path) <
-                       (int)size ? 0 : -1;
-    }
-    errno = ENOENT;
-    return -1;
-}
 
 /* A group belongs to whoever holds the lock on its directory, also where brokers cannot see each
  * other's processes (two containers with one /sys/fs/cgroup). */
@@ -127,34 +104,23 @@ write_cpu_max(int dir, uint64_t cpus)
 }
 
 static int
-make_cgroup2(struct limits *l, const struct policy *p)
+make_cgroup2(struct limits *l, const struct policy *p, const char *scope_program)
 {
-    static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
-    char parent[400], controllers[480];
+    char parent[SCOPE_PATH];
 
-    for (size_t i = 0; i < countof(mounts); i++) {
-        scoped(buf_release) struct buf have = {0};
-        snprintf(controllers, sizeof controllers, "%s/cgroup.controllers", mounts[i]);
-        if (access(controllers, F_OK) < 0 || own_group("", mounts[i], parent, sizeof parent) < 0)
-            continue;
-        /* Only what the parent hands down counts: try, and look. */
-        snprintf(controllers, sizeof controllers, "%s/cgroup.subtree_control", parent);
-        (void)file_write(AT_FDCWD, controllers, p->cpus ? "+memory +pids +cpu" : "+memory +pids");
-        if (file_read(AT_FDCWD, controllers, 4096, &have) < 0 || !buf_string(&have) ||
-            !strstr((char *)have.data, "memory") || !strstr((char *)have.data, "pids"))
-            continue;
-        if (make_group(l, GROUP_MEMORY, parent, p->id) < 0 ||
-            write_number(l->group[GROUP_MEMORY], "memory.max", p->memory) < 0 ||
-            write_number(l->group[GROUP_MEMORY], "pids.max", p->pids) < 0 ||
-            (p->cpus && write_cpu_max(l->group[GROUP_MEMORY], p->cpus) < 0)) {
-            limits_release(l);
-            continue;
-        }
-        (void)file_write(l->group[GROUP_MEMORY], "memory.swap.max", "0"); /* absent without swap */
-        l->kind = LIMITS_CGROUP2;
-        return 0;
+    if (scope_find(scope_program, p->id, p->cpus != 0, parent, l->why) < 0)
+        return -1;
+    if (make_group(l, GROUP_MEMORY, parent, p->id) < 0 ||
+        write_number(l->group[GROUP_MEMORY], "memory.max", p->memory) < 0 ||
+        write_number(l->group[GROUP_MEMORY], "pids.max", p->pids) < 0 ||
+        (p->cpus && write_cpu_max(l->group[GROUP_MEMORY], p->cpus) < 0)) {
+        snprintf(l->why, sizeof l->why, "'%s': %s", parent, strerror(errno));
+        limits_release(l);
+        return -1;
     }
-    return -1;
+    (void)file_write(l->group[GROUP_MEMORY], "memory.swap.max", "0"); /* absent without swap */
+    l->kind = LIMITS_CGROUP2;
+    return 0;
 }
 
 static int
@@ -162,13 +128,13 @@ make_cgroup1(struct limits *l, const struct policy *p)
 {
     char parent[400];
 
-    if (own_group("memory", "/sys/fs/cgroup/memory", parent, sizeof parent) < 0 ||
+    if (scope_own("memory", "/sys/fs/cgroup/memory", parent, sizeof parent) < 0 ||
         make_group(l, GROUP_MEMORY, parent, p->id) < 0 ||
         write_number(l->group[GROUP_MEMORY], "memory.limit_in_bytes", p->memory) < 0 ||
-        own_group("pids", "/sys/fs/cgroup/pids", parent, sizeof parent) < 0 ||
+        scope_own("pids", "/sys/fs/cgroup/pids", parent, sizeof parent) < 0 ||
         make_group(l, GROUP_PIDS, parent, p->id) < 0 ||
         write_number(l->group[GROUP_PIDS], "pids.max", p->pids) < 0 ||
-        (p->cpus && (own_group("cpu", "/sys/fs/cgroup/cpu", parent, sizeof parent) < 0 ||
+        (p->cpus && (scope_own("cpu", "/sys/fs/cgroup/cpu", parent, sizeof parent) < 0 ||
                      make_group(l, GROUP_CPU, parent, p->id) < 0 ||
                      write_number(l->group[GROUP_CPU], "cpu.cfs_period_us", CPU_PERIOD_US) < 0 ||
                      write_number(l->group[GROUP_CPU], "cpu.cfs_quota_us",
@@ -182,15 +148,16 @@ make_cgroup1(struct limits *l, const struct policy *p)
 }
 
 int
-limits_make(const struct policy *p, struct limits *ret, struct err *err)
+limits_make(const struct policy *p, const char *scope_program, struct limits *ret, struct err *err)
 {
     struct limits l = LIMITS_EMPTY;
 
-    if (make_cgroup2(&l, p) < 0 && make_cgroup1(&l, p) < 0)
+    if (make_cgroup2(&l, p, scope_program) < 0 && make_cgroup1(&l, p) < 0)
         l.kind = LIMITS_PROCESS;
     if (l.kind == LIMITS_PROCESS && p->cpus)
         return err_set(err, ENOTSUP, "a CPU limit needs a cgroup, and none with a CPU controller may "
-                                     "be made here; try: systemd-run --user --scope -p Delegate=yes");
+                                     "be made here%s%s; try: systemd-run --user --scope -p Delegate=yes",
+                       *l.why ? ": " : "", l.why);
     l.memory = p->memory;
     l.pids = p->pids;
     l.cpus = p->cpus;

@@ -22,11 +22,13 @@ struct limits {
     uint64_t cpus; /* thousandths; 0: no limit */
     uint64_t disk; /* bytes; 0: no limit. Looked at by disk.c. */
     uint64_t oom_kills; /* seen so far */
+    char why[ERR_TEXT]; /* no cgroup v2 was made, if there is something to say about it */
 };
 #define LIMITS_EMPTY ((struct limits){.group = {-1, -1, -1}})
 
-/* Makes the groups. Groups that an earlier broker left are removed on the way. */
-int limits_make(const struct policy *policy, struct limits *ret, struct err *err);
+/* Makes the groups. Groups that an earlier broker left are removed on the way. scope_program:
+ * husk-scope, see scope.h. */
+int limits_make(const struct policy *policy, const char *scope_program, struct limits *ret, struct err *err);
 /* Puts a process into them. It and all its children are counted from here on. */
 int limits_enter(const struct limits *limits, pid_t pid, struct err *err);
 /* Removes the groups; their processes must be gone. */

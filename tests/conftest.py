@@ -201,6 +201,12 @@ def refuse_what_is_shared(kernel):
         raise RuntimeError(f"no probe runs here: it shares {', '.join(shared)} with the machine")
 
 
+def mounts_of(directory):
+    """Of the host, those that are husk's or lie below the directory: what else the machine mounts is not ours."""
+    with open("/proc/self/mounts") as mounts:
+        return [line for line in mounts if "/husk/" in line or str(directory) in line]
+
+
 def groups_of(*brokers):
     """Paths of the cgroups of these brokers, by pid: husk-BROKER-ID."""
     names = tuple(f"husk-{b}-" for b in brokers)

@@ -62,6 +62,7 @@ links husk-agent
 links husk-sandbox libc ld-linux-x86-64 $sanitizers
 links husk-network libc libcares ld-linux-x86-64 $sanitizers
 links husk-ports libc ld-linux-x86-64 $sanitizers
+links husk-scope libc libsystemd ld-linux-x86-64 $sanitizers
 links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64
 links husk libc libzmq libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers

@@ -150,12 +150,12 @@ def test_a_mount_appears_as_in_strict(make_kernel, image, tmp_path):
     data.mkdir()
     (data / "file").write_text("of the host")
     kernel = make_kernel("--profile", "image", "--image", image, *PYTHON, "--mount", f"{data}:/data",
-                         "--mount", f"{data}:/work:rw")
-    assert sh(kernel, "cat /data/file; echo x >/work/new") == "of the host"
+                         "--mount", f"{data}:/shared:rw")
+    assert sh(kernel, "cat /data/file; echo x >/shared/new") == "of the host"
     assert kernel.run("open('/data/x', 'w')").ename == "OSError"
     assert (data / "new").stat().st_uid == os.getuid()
     # A set-uid file would act on the host.
-    assert kernel.run("import os; os.chmod('/work/new', 0o4755)").ename == "PermissionError"
+    assert kernel.run("import os; os.chmod('/shared/new', 0o4755)").ename == "PermissionError"
     assert (data / "new").stat().st_mode & 0o6000 == 0
 
 

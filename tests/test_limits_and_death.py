@@ -652,7 +652,7 @@ def test_fifty_restarts_leave_nothing(make_kernel, transport, tmp_path):
     kernel = make_kernel(transport=transport)
     kernel.run("1")
     brokers, snapshot = [], {}
-    mounts = len(open("/proc/self/mounts").readlines())
+    mounts = conftest.mounts_of(tmp_path)
     files = sorted(os.listdir(tmp_path / "kernel0"))
     descriptors = len(os.listdir("/proc/self/fd"))
     for i in range(50):
@@ -667,7 +667,7 @@ def test_fifty_restarts_leave_nothing(make_kernel, transport, tmp_path):
     assert kernel.run("6 * 7").value == "42"
     assert wait_until(lambda: not still_alive(snapshot))
     assert wait_until(lambda: not conftest.groups_of(*brokers))
-    assert len(open("/proc/self/mounts").readlines()) == mounts
+    assert conftest.mounts_of(tmp_path) == mounts
     assert sorted(os.listdir(tmp_path / "kernel0")) == files
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 5
     assert len(os.listdir(f"/proc/{kernel.pid}/fd")) < 60
