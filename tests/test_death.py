@@ -241,7 +241,7 @@ def test_a_cgroup_is_left_alone_while_its_broker_lives_wherever_that_is(make_ker
         os.rmdir(held)
 
 
-def test_fifty_restarts_leave_nothing(make_kernel):
+def test_fifty_restarts_leave_nothing(make_kernel, tmp_path):
     kernel = make_kernel()
     kernel.run("1")
     mounts = conftest.mounts_of(tmp_path)

@@ -1469,8 +1469,9 @@ def test_the_list_of_sandboxes(make_ops):
 
 def test_info_usage_set(make_ops):
     ops = make_ops("--memory", "512m", arguments=["--name", "first"])
-    ops.kernel.run("1")  # it has started
-    info = ops("sandbox.info")
+    end = time.monotonic() + conftest.TIMEOUT
+    while (info := ops("sandbox.info"))["state"] == "starting" and time.monotonic() < end:
+        time.sleep(0.05)
     assert (info["name"], info["network"], info["tags"], info["state"]) == ("first", "none", {}, "idle")
     assert info["pid"] == ops.kernel.pid and re.fullmatch("[0-9a-f]{12}", info["id"])
     usage = ops("sandbox.usage")
