@@ -799,6 +799,7 @@ PyInit__husk(void)
     PyModule_AddIntConstant(m, "EXECUTE_SILENT_SHIFT", 31);
     PyModule_AddIntConstant(m, "EXECUTE_STORE_SHIFT", 30);
     PyModule_AddIntConstant(m, "EXECUTE_COUNT", EXECUTE_COUNT);
+    PyModule_AddIntConstant(m, "DEBUGGER_SHELL", DEBUGGER_SHELL);
     PyModule_AddIntConstant(m, "ASIDE_SOCKET", INTERP_FD_ASIDE);
 #define FRAME(name, no, sender, max, min, many, meaning)                                        \
     PyModule_AddIntConstant(m, "ASIDE_" #name, no);

@@ -116,6 +116,9 @@ def main():
     wanted += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
     for directory in sites:
         wanted += path_files(directory)
+    # What debugs cells is told to clients, some of which ask before the interpreter has started.
+    if any(os.path.isfile(os.path.join(p, "debugpy", "__init__.py")) for p in wanted):
+        tell("debugger", "1")
     own = prefixes + ([environment] if environment else [])
     # pyvenv.cfg is looked for beside the executable and one directory above it, for each of its
     # names: one that does not exist could be made there, so those directories count, too.

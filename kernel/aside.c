@@ -45,12 +45,12 @@ is_busy(const struct shell *s)
     return s->running && !find_row(s->running);
 }
 
-/* The cell of which a client is told that it runs. */
+/* The cell of which a client is told that it runs; where the debugger is at work, it works on one. */
 static const struct request *
 running(const struct kernel *k)
 {
     for (const struct shell *s = &k->main; s; s = s->next)
-        if (is_busy(s))
+        if (is_busy(s) && s != &k->debugger)
             return s->running;
     return NULL;
 }
@@ -130,9 +130,8 @@ tell(struct aside *a, struct frame f, const struct bytes *part, size_t n)
 
 /*** Questions ***/
 
-/* Else the idle of a question would be the last that a client hears of the kernel's state. */
-static void
-say_busy(struct kernel *k)
+void
+aside_say_busy(struct kernel *k)
 {
     const struct request *cell = running(k);
 
@@ -155,7 +154,7 @@ guess(struct kernel *k, struct request *r)
     if (find_row(r)->guess(names, request_content(r), about, &content) < 0)
         abort();
     reply_content(k, r, (struct bytes){content.data, content.len}, "ok");
-    say_busy(k);
+    aside_say_busy(k);
 }
 
 static void
@@ -224,7 +223,7 @@ on_answer(struct kernel *k, const struct frame *f, struct err *err)
     }
     reply_content(k, r, content, json_get(content, "status", &status) == J_STRING &&
                                          json_string_is(status, "error") ? "error" : "ok");
-    say_busy(k);
+    aside_say_busy(k);
     return 0;
 }
 

@@ -52,6 +52,9 @@ void aside_close(struct kernel *k);
 /* Before r joins the queue: makes sure that it does not wait there for ever. */
 void aside_expect(struct kernel *k, struct shell *s, struct request *r);
 void aside_cell_ended(struct kernel *k, uint32_t count);
+/* After the idle of what was answered beside a cell: else that would be the last that a client hears of
+ * the kernel's state. */
+void aside_say_busy(struct kernel *k);
 
 void aside_run(struct kernel *k); /* hears and feeds the thread */
 void aside_tick(struct kernel *k, int64_t now);

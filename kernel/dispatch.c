@@ -165,6 +165,24 @@ check_history(struct request *r, struct err *err)
     return 0;
 }
 
+/* DAP, base protocol. */
+static int
+check_debug(struct request *r, struct err *err)
+{
+    struct bytes value;
+    int64_t number;
+    enum json_type type;
+
+    if (want(r, "command", J_STRING, &value, err) < 0 || want(r, "seq", J_NUMBER, &value, err) < 0)
+        return -1;
+    if (json_int64(value, &number) < 0)
+        return err_set(err, EINVAL, "'seq' is no whole number");
+    type = json_get(request_content(r), "arguments", &value);
+    if (type != J_NONE && type != J_NULL && type != J_OBJECT)
+        return err_set(err, EINVAL, "'arguments' is no object");
+    return 0;
+}
+
 static int
 check_shutdown(struct request *r, struct err *err)
 {
@@ -202,9 +220,10 @@ answer_kernel_info(struct kernel *k, struct request *r)
                    "\"version\":3},\"nbconvert_exporter\":\"python\"},\"help_links\":["
                    "{\"text\":\"Python\",\"url\":\"https://docs.python.org/3\"},"
                    "{\"text\":\"IPython\",\"url\":\"https://ipython.org/documentation.html\"}],"
-                   "\"supported_features\":[\"kernel subshells\"],\"debugger\":false,\"husk\":{\"containment\":\"%s\"},"
-                   "\"banner\":",
-                   k->python.version, kernel_containment(k)) < 0 ||
+                   "\"supported_features\":[\"kernel subshells\"%s],\"debugger\":%s,"
+                   "\"husk\":{\"containment\":\"%s\"},\"banner\":",
+                   k->python.version, k->can_debug ? ",\"debugger\"" : "",
+                   k->can_debug ? "true" : "false", kernel_containment(k)) < 0 ||
         json_quote((struct bytes){banner.data, banner.len}, &c) < 0 || buf_add(&c, "}", 1) < 0)
         abort();
     reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
@@ -249,12 +268,6 @@ answer_shutdown(struct kernel *k, struct request *r)
                   bytes_of(text), NULL, 0);
     answer_text(k, r, text);
     kernel_end(k);
-}
-
-static void
-answer_no_debugger(struct kernel *k, struct request *r)
-{
-    reply_error(k, r, "NotImplementedError", "husk has no debugger yet");
 }
 
 /*** The table ***/
@@ -312,6 +325,8 @@ admit(struct kernel *k, enum channel channel, struct frames *frames, const struc
         else
             reply_error(k, r, "ShuttingDown", "the kernel is ending");
     } else if (r->type->frame) {
+        if (r->type->frame == FRAME_DEBUG)
+            shell = &k->debugger;
         aside_expect(k, shell, r);
         queue_put(&shell->queue, r);
     } else {

@@ -17,6 +17,7 @@
 #include "kernel/exits.h"
 #include "kernel/options.h"
 #include "kernel/paths.h"
+#include "kernel/python.h"
 #include "kernel/wire.h"
 
 struct install {
@@ -27,6 +28,7 @@ struct install {
     char **rest;         /* options for `husk kernel`, from the command line */
     int nrest;
     struct strv sandbox; /* the same, as they go into the kernelspec */
+    int debugger;        /* a kernel of this Python can debug, as far as can be told now */
 };
 
 static void
@@ -184,7 +186,7 @@ make_spec(const struct install *in)
     json_array_append_new(argv, json_string("{connection_file}"));
     return json_pack("{s:o, s:s, s:s, s:s, s:s, s:{}, s:{s:b, s:[s]}}", "argv", argv, "display_name",
                      in->display, "language", "python", "interrupt_mode", "message",
-                     "kernel_protocol_version", WIRE_PROTOCOL ".0", "env", "metadata", "debugger", 0,
+                     "kernel_protocol_version", WIRE_PROTOCOL ".0", "env", "metadata", "debugger", in->debugger,
                      "supported_encryption", "curve");
 }
 
@@ -205,6 +207,17 @@ make_parents(const char *path, struct err *err)
     if (mkdir(copy, 0755) < 0 && errno != EEXIST)
         return err_errno(err, "make '%s'", copy);
     return 0;
+}
+
+/* Some front ends look for it here. A Python that is not found now is no error before a kernel starts. */
+static int
+has_debugger(const struct options *o)
+{
+    scoped(python_release) struct python python = {0};
+    struct err err;
+
+    return !o->image && (!o->containment || strcmp(o->containment, "full") == 0) &&
+           python_find(o->python, paths_probe(), &python, &err) == 0 && python.debugger;
 }
 
 /* Whole or not at all: written beside it and renamed. */
@@ -304,8 +317,10 @@ install_command(int argc, char **argv)
     /* The sandbox options must be right now, not when a notebook is opened. */
     if (read_arguments(argc, argv, &in, &err) == 0 &&
         options_read(in.nrest, in.rest, 1, &checked, &err) == 0 &&
-        check_sandbox_options(&in, &checked, &err) == 0)
+        check_sandbox_options(&in, &checked, &err) == 0) {
+        in.debugger = has_debugger(&checked);
         r = install(&in, &err) < 0 ? EXIT_SYSTEM : EXIT_OK;
+    }
     if (r != EXIT_OK)
         log_error("%s", err.text);
     options_release(&checked);

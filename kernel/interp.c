@@ -56,6 +56,8 @@ on_hello(struct kernel *k, const struct frame *f, struct err *err)
     k->interp.state = INTERP_READY;
     k->interp.failures = 0;
     k->interp.last_words.len = 0;
+    k->can_debug = json_get(about, "debugger", &why) == J_TRUE &&
+                   strcmp(kernel_containment(k), "full") == 0;
     for (struct shell *s = k->debugger.next; s; s = s->next)
         interp_open_shell(k, s);
     if (json_get(about, "plain", &why) == J_STRING && json_unescape(why, &text) == 0 &&
@@ -80,6 +82,7 @@ static const char *const publications[FRAME_LIMIT] = {
     [FRAME_OPEN_COMM] = "comm_open",
     [FRAME_SEND_COMM] = "comm_msg",
     [FRAME_CLOSE_COMM] = "comm_close",
+    [FRAME_DEBUG_EVENT] = "debug_event",
 };
 
 /* For history_request with output; pictures have a text, too. */
@@ -284,7 +287,7 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
     struct shell *s = check_running(k, f, &r, err);
     struct bytes said = frame_part(f, 0), value;
     const char *status = "ok";
-    int timed_out = s && r == s->running && s->watch.limit_struck;
+    int timed_out = s && r == s->running && s->watch.limit_struck, beside = s == &k->debugger;
 
     if (!s)
         return -1;
@@ -308,6 +311,8 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
             abort();
         reply_content(k, r, (struct bytes){content.data, content.len}, status);
     }
+    if (beside)
+        aside_say_busy(k);
     if (k->leave && !k->keep_after_leave)
         k->leave_at = now_ms() + LEAVE_MS;
     k->leave = 0;
@@ -499,6 +504,7 @@ interp_open_shell(struct kernel *k, struct shell *s)
 
     if (k->interp.state != INTERP_READY || s->deleted)
         return;
+    s->opened = 1;
     tell_through(k, &k->interp.side, f, &id, 1);
     tell_through(k, &k->interp.out, f, &id, 1);
     if (k->main.running)
@@ -595,11 +601,14 @@ give(struct kernel *k, struct shell *s, struct request *r)
         f.value = (r->count & EXECUTE_COUNT) | (r->silent ? EXECUTE_SILENT : 0) |
                   (r->store_history ? EXECUTE_STORE : 0);
     }
+    if (r->type->frame == FRAME_DEBUG)
+        f.value = strcmp(kernel_containment(k), "full") == 0;
     if (frame_payload(parts, n) > WALL_MESSAGE) {
         refuse_too_large(k, r, frame_payload(parts, n));
     } else {
         /* What C code writes, and threads of nobody, belongs to the cell that people look at. */
-        parents_add(&k->parents, r->slot, request_header(r), s == &k->main || !k->main.running);
+        parents_add(&k->parents, r->slot, request_header(r),
+                    s == &k->main || (s != &k->debugger && !k->main.running));
         if (s->running)
             queue_put(&s->guests, r);
         else
@@ -656,6 +665,8 @@ interp_feed(struct kernel *k)
 {
     if (k->ending || k->leave_at)
         return; /* what waits is answered at the end */
+    if (k->debugger.queue.first && !k->debugger.opened)
+        interp_open_shell(k, &k->debugger); /* for who asks for it, and no others */
     for (struct shell *s = &k->main; s; s = s->next) {
         feed(k, s);
         feed_guests(k, s);
@@ -972,6 +983,7 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     describe_death(k, status, cause, why, sizeof why);
     timeline_close(&in->timeline);
     aside_close(k);
+    k->debugger.opened = 0;
     if (k->ending) {
         k->done = 1;
         return;

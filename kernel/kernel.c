@@ -357,8 +357,13 @@ check_options(const struct kernel *k, struct err *err)
 static int
 find_python(struct kernel *k, struct err *err)
 {
-    if (!k->image)
-        return python_find(k->options.python, paths_probe(), &k->python, err);
+    if (!k->image) {
+        if (python_find(k->options.python, paths_probe(), &k->python, err) < 0)
+            return -1;
+        /* For who asks before the interpreter itself has said so. */
+        k->can_debug = k->python.debugger && strcmp(kernel_containment(k), "full") == 0;
+        return 0;
+    }
     return image_python(k->image, k->options.python, &k->python.executable, err);
 }
 

@@ -67,6 +67,7 @@ struct kernel {
     char *image; /* the root file system of profile image, or NULL */
     struct interp interp;
     struct shell main, debugger; /* and subshells behind them */
+    int can_debug;          /* its Python has what the debugger needs, as far as is known */
     uint32_t next_shell;    /* number of the next subshell */
     struct aside aside;
     struct account account;

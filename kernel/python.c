@@ -133,6 +133,8 @@ parse_answer(struct buf *text, struct python *ret)
             ret->executable = strdup(value);
         else if (strcmp(line, "version") == 0 && !ret->version)
             ret->version = strdup(value);
+        else if (strcmp(line, "debugger") == 0)
+            ret->debugger = 1;
         else if (*value != '/')
             return -1;
         else if (strcmp(line, "path") == 0 && !strv_has(&ret->paths, value) &&

@@ -14,6 +14,7 @@ struct python {
     char *executable; /* absolute; a virtual environment's own name for it */
     char *version;    /* "3.11.7" */
     struct strv paths; /* directories and files it needs to see, absolute, existing */
+    int debugger;      /* debugpy lies where it would be imported from */
     struct strv own;   /* of them: where the interpreter itself lies */
 };
 

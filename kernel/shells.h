@@ -21,9 +21,6 @@
 #define INPUT_RETRY_MS 20      /* while the client's stdin is not connected */
 #define INPUT_PATIENCE_MS 10000 /* then the cell is told that there is nobody to ask */
 
-/* Numbers of shells, as the interpreter knows them. */
-enum { MAIN_SHELL = 0, DEBUGGER_SHELL = 1, FIRST_SUBSHELL = 2 };
-
 struct input {            /* a question to the user that is open */
     int open;
     char msg_id[64];      /* of our input_request */
@@ -41,6 +38,7 @@ struct shell {
     struct request_queue guests; /* comm messages that were given while `running` awaits */
     int awaits;                  /* the running cell does */
     int deleted;                 /* by the client; it goes when nothing runs in it */
+    int opened;                  /* this interpreter knows it; the main one needs no telling */
     struct watch watch;          /* the time of the running cell */
     struct input input;
 };

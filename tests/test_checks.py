@@ -141,7 +141,11 @@ CHECKS = {
          "test_execute.py::test_inspection_finds test_execute.py::test_what_is_not_found_is_no_error "
          "test_execute.py::test_an_object_that_cannot_be_inspected_hurts_nobody"),
     55: ("subshells work, or are not advertised", ""),
-    56: ("the debugger", ""),
+    56: ("the debugger", " ".join("test_debugger.py::test_" + name for name in (
+        "it_is_advertised_where_debugpy_is", "without_debugpy_there_is_none",
+        "what_a_front_end_asks_before_there_is_a_session", "a_cell_stops_and_goes_on",
+        "an_interrupt_ends_a_stopped_cell_as_any_other", "shutdown_while_stopped",
+        "children_of_a_cell_are_not_debugged"))),
     57: ("ipc; CurveZMQ on all five sockets", ""),
     58: ("the ports of a registration are told, or the kernel ends", ""),
     59: ("only the five ports listen; none with ipc", ""),
@@ -159,7 +163,7 @@ CHECKS = {
          "test_server.py::test_execute test_notebooks.py::test_nbclient_gets_the_same_outputs "
          "test_notebooks.py::test_papermill_writes_the_same_notebook"),
 }
-NOT_YET = {22, 55, 56}
+NOT_YET = {22, 55}
 
 
 def names_in(path):

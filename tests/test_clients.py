@@ -93,7 +93,7 @@ def test_the_kernelspec_says_what_jupyter_needs(tmp_path, away):
     assert spec["display_name"] == "Python 3 (husk)" and spec["language"] == "python"
     assert spec["interrupt_mode"] == "message"
     assert spec["kernel_protocol_version"].startswith("5.")
-    assert spec["metadata"] == {"debugger": False, "supported_encryption": ["curve"]} and spec["env"] == {}
+    assert spec["metadata"] == {"debugger": True, "supported_encryption": ["curve"]} and spec["env"] == {}
 
 
 def test_the_logos_are_there_in_their_sizes(tmp_path, away):

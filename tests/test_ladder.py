@@ -285,6 +285,15 @@ def test_what_does_operations_outlives_an_interpreter(make_thrown_away):
     assert agent.is_running()
 
 
+def test_there_is_no_debugger(alone):
+    """debugpy listens on the loopback, and that is everybody's here."""
+    reply = alone.control("kernel_info_request")["content"]
+    assert reply["debugger"] is False and "debugger" not in reply["supported_features"]
+    content = {"type": "request", "seq": 1, "command": "initialize", "arguments": {}}
+    reply = alone.control("debug_request", content)["content"]
+    assert reply["success"] is False and "containment" in reply["message"]
+
+
 def test_input(alone):
     alone.client.allow_stdin = True
     msg_id = alone.send("input('name? ')", allow_stdin=True)

@@ -32,7 +32,7 @@ REQUESTS = {
     "kernel_info_request": ({}, "kernel_info_reply"),
     "connect_request": ({}, "connect_reply"),
     "interrupt_request": ({}, "interrupt_reply"),
-    "debug_request": ({"type": "request", "command": "debugInfo"}, "debug_reply"),
+    "debug_request": ({"type": "request", "seq": 1, "command": "debugInfo"}, "debug_reply"),
     "create_subshell_request": ({}, "create_subshell_reply"),
     "usage_request": ({}, "usage_reply"),
 }
@@ -49,6 +49,9 @@ MALFORMED = {
     "history_request": [{}, {"hist_access_type": "all"}, {"hist_access_type": 1},
                         {"hist_access_type": "tail", "n": "x"}],
     "comm_info_request": [{"target_name": 3}],
+    "debug_request": [{}, {"seq": 1}, {"command": 1, "seq": 1}, {"command": "debugInfo"},
+                      {"command": "debugInfo", "seq": "1"}, {"command": "debugInfo", "seq": 1.5},
+                      {"command": "debugInfo", "seq": 1, "arguments": []}],
 }
 
 

@@ -45,6 +45,9 @@ enum interp_number {
 
 extern const struct frame_rule interp_rules[FRAME_LIMIT];
 
+/* Numbers of shells. */
+enum { MAIN_SHELL = 0, DEBUGGER_SHELL = 1, FIRST_SUBSHELL = 2 };
+
 /* Bits of EXECUTE's value. */
 #define EXECUTE_SILENT (1u << 31)
 #define EXECUTE_STORE (1u << 30)

@@ -7,6 +7,7 @@ import contextvars
 import faulthandler
 import gc
 import getpass
+import importlib.util
 import json
 import os
 import signal
@@ -58,6 +59,7 @@ class Kernel:
     subshell_id = None
     subshells = None  # a Subshells, once there were some
     listening = False  # aside.py's thread is there
+    debugger = None  # a DebugShell, while a client has a session with it
 
     def __init__(self):
         self._init_requests()
@@ -137,6 +139,7 @@ class Kernel:
 
     def about(self):
         about = {"version": "%d.%d.%d" % sys.version_info[:3], "ipython": None}
+        about["debugger"] = not self.plain and importlib.util.find_spec("debugpy") is not None
         if self.plain:
             about["plain"] = self.plain.why
         else:
@@ -242,6 +245,8 @@ class Kernel:
         store = bool(value & STORE)
         self.allow_stdin = bool(content.get("allow_stdin", True))
         self.shell.execution_count = value & _husk.EXECUTE_COUNT
+        if self.debugger is not None:
+            self.debugger.trace_cell()
         if self.plain:
             result = self.guarded(lambda: self.plain.run(code, silent, store))
             self.finish(slot, content, result)
@@ -270,10 +275,15 @@ class Kernel:
 
     def settle(self, result, silent):
         """What IPython's own run_cell does after the cell: figures are shown by these events."""
+        self.end_steps()
         self.shell.events.trigger("post_execute")
         if not silent:
             self.shell.events.trigger("post_run_cell", result)
         return result
+
+    def end_steps(self):
+        if self.debugger is not None:
+            self.debugger.end_steps()
 
     def transform(self, code):
         try:
@@ -356,6 +366,8 @@ class Kernel:
             self.cancelled = True
             self.loop.call_soon_threadsafe(self.task.cancel)
             return
+        if self.debugger is not None:
+            self.debugger.release(frame)
         raise KeyboardInterrupt
 
     def _in_user_code(self):

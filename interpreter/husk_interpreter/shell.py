@@ -58,6 +58,18 @@ ENVIRONMENT = {
 HASH_SEED = 0xC70F6907  # of the names of cells: known to clients by the debugger's debugInfo
 
 
+CELL_SUFFIX = ".py"
+
+
+def cell_directory():
+    return os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}")
+
+
+def cell_file(code):
+    number = _husk.murmur2(code.encode("utf-8", "surrogatepass"), HASH_SEED)
+    return os.path.join(cell_directory(), f"{number}{CELL_SUFFIX}")
+
+
 class ZMQDisplayPublisher(DisplayPublisher):
     def publish(self, data, metadata=None, *, transient=None, update=False, buffers=None, **kwargs):
         content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
@@ -77,6 +89,7 @@ class ZMQShellDisplayHook(DisplayHook):
     )
 
     def start_displayhook(self):
+        self.shell.kernel.current().end_steps()
         self._content = {}
 
     def write_output_prompt(self):
@@ -99,8 +112,7 @@ class CellCompiler(CachingCompiler):
         given = os.environ.get("IPYKERNEL_CELL_NAME")
         if given is not None:
             return given
-        number = _husk.murmur2(raw_code.encode("utf-8", "surrogatepass"), HASH_SEED)
-        name = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", f"{number}.py")
+        name = cell_file(raw_code)
         # inspect.getmodule() finds no module for a cell, after it has looked at all there are, four
         # times for each frame of a traceback. It need not look at what it has an entry for.
         inspect.modulesbyfile[name] = ""
@@ -220,9 +232,12 @@ class ZMQInteractiveShell(InteractiveShell):
         return self.kernel.get_parent()
 
     def _get_exc_info(self, exc_tuple=None):
+        self.kernel.current().end_steps()
         etype, value, tb = super()._get_exc_info(exc_tuple)
         if issubclass(etype, KeyboardInterrupt):
             hide_handler(tb, self.kernel.current().on_sigint.__func__.__code__)
+            if self.kernel.debugger is not None:
+                self.kernel.debugger.hide_frames(tb)
         return etype, value, tb
 
     def _showtraceback(self, etype, evalue, stb):

@@ -44,7 +44,7 @@ class Subshell(Kernel):
         self._guard = threading.Lock()  # of `interruptible` and `leaving`, between threads
         self._struck = False  # an interrupt was sent, and may not have arrived
         self._cpu = 0.0
-        self.thread = HiddenThread(f"subshell-{ident}", self._run)
+        self.thread = HiddenThread(f"subshell-{ident}" if ident else "debugger", self._run)
         self.thread.start()
 
     def _run(self):
@@ -179,7 +179,7 @@ class Subshells:
         return self._threads.get(_thread.get_ident())
 
     def ids(self):
-        return [s.subshell_id for s in list(self._shells.values())]
+        return [s.subshell_id for s in list(self._shells.values()) if s.subshell_id]
 
     def _open(self, number, ident):
         with self._lock:
@@ -189,8 +189,15 @@ class Subshells:
             if not self._shells:
                 self._reader = HiddenThread("husk-reader", self._read)
                 self._reader.start()
-            shell = Subshell(self._main, number, ident, self._threads)
+            shell = self._make(number, ident)
             self._shells[number] = self._all[number] = shell
+
+    def _make(self, number, ident):
+        if number != _husk.DEBUGGER_SHELL:
+            return Subshell(self._main, number, ident, self._threads)
+        from husk_interpreter import debugger
+
+        return debugger.DebugShell(self._main, number, None, self._threads)
 
     def _close(self, number):
         """True if it was the last one."""
