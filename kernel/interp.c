@@ -287,7 +287,7 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
     struct shell *s = check_running(k, f, &r, err);
     struct bytes said = frame_part(f, 0), value;
     const char *status = "ok";
-    int timed_out = s && r == s->running && s->watch.limit_struck, beside = s == &k->debugger;
+    int timed_out = s && r == s->running && s->watch.limit_struck, beside = s == &k->debugger && !f->value;
 
     if (!s)
         return -1;

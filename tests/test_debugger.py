@@ -187,15 +187,17 @@ def test_a_cell_stops_and_goes_on(debugger):
     assert debugger.do("debugInfo")["stoppedThreads"] == []
 
 
-def test_the_kernel_stays_busy_while_it_is_stopped(debugger):
-    """A client that shows the last status does not show the idle of a debug request."""
-    msg_id, frames = debugger.stop_in(CODE, 2)
+def test_the_kernel_is_busy_when_a_cell_goes_on(debugger):
+    """A client that shows the last status does not show the idle of a debug request for longer than it is true."""
+    code = "import time\ngo = False\nwhile not go: time.sleep(0.01)"
+    msg_id, frames = debugger.stop_in(code, 2)
     debugger.kept.clear()
-    asked = debugger.send("threads")
+    asked = debugger.send("continue", threadId=1)
     debugger.reply(asked)
     debugger.wait("status", asked, execution_state="idle")
     debugger.wait("status", msg_id, execution_state="busy")
-    debugger.go_on(msg_id)
+    debugger.kernel.interrupt()
+    debugger.finish(msg_id)
 
 
 def test_stepping(debugger):

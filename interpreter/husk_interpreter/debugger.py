@@ -37,6 +37,7 @@ HIDDEN = frozenset(
     "__loader__ __spec__ __annotations__ __builtin__ __builtins__ __display__ debugpy".split()
 )
 HISTORY = re.compile(r"_i?\d+")
+GOING_ON = frozenset(("continue", "next", "stepIn", "stepOut", "disconnect", "terminate"))
 NOTHING = {"data": {}, "metadata": {}}
 
 
@@ -240,7 +241,9 @@ class DebugShell(Subshell):
                 answer.update(success=False, message=str(why))
             except Exception as error:  # one reply, always
                 answer.update(success=False, message=f"{type(error).__name__}: {error}")
-            self.reply(slot, answer)
+            # A front end that shows the last status sees a stopped cell as idle, and one that runs as busy.
+            stopped = bool(self._stopped) and request["command"] not in GOING_ON
+            self.reply(slot, answer, int(stopped))
 
     async def _do(self, request, has_network):
         """The body of the answer; or what else there is of a response, with its success."""
