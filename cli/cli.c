@@ -21,7 +21,6 @@
 
 #define START_MS 60000
 #define END_MS 5000
-#define HB_PORT 5 /* bound last */
 
 extern char **environ;
 
@@ -219,32 +218,6 @@ open_sandbox(const char *what, int listen, struct client *ret, struct registry_e
 }
 
 static int
-write_connection_file(struct started *s, struct err *err)
-{
-    scoped(str_free) char *directory = registry_directory(err);
-    scoped(fd_close) int fd = -1;
-    unsigned char random[40];
-    char key[65], name[13], text[5000];
-
-    if (!directory)
-        return -1;
-    randombytes_buf(random, sizeof random);
-    sodium_bin2hex(key, sizeof key, random, 32);
-    sodium_bin2hex(name, sizeof name, random + 32, 6);
-    snprintf(s->file, sizeof s->file, "%s/%s.connection", directory, name);
-    snprintf(text, sizeof text,
-             "{\"transport\":\"ipc\",\"ip\":\"%s/%s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
-             "\"control_port\":4,\"hb_port\":%d,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n",
-             directory, name, HB_PORT, key);
-    fd = open(s->file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
-        return err_errno(err, "write '%s'", s->file);
-    sodium_memzero(key, sizeof key);
-    sodium_memzero(text, sizeof text);
-    return 0;
-}
-
-static int
 spawn_kernel(const struct strv *options, const char *name, int stays, struct started *s, struct err *err)
 {
     scoped(strv_release) struct strv argv = {0};
@@ -297,7 +270,7 @@ await_kernel(struct started *s, struct err *err)
     int status;
 
     snprintf(path, sizeof path, "%.*s-%d", (int)(strlen(s->file) - strlen(".connection")), s->file,
-             HB_PORT);
+             REGISTRY_HB_PORT);
     while (access(path, F_OK) < 0) {
         if (waitpid(s->pid, &status, WNOHANG) == s->pid) {
             s->pid = 0;
@@ -342,7 +315,7 @@ start_kernel(const struct strv *options, const char *name, int stays, struct sta
 
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start");
-    if ((name && is_taken(name, err)) || write_connection_file(&s, err) < 0 ||
+    if ((name && is_taken(name, err)) || registry_connection(s.file, sizeof s.file, err) < 0 ||
         spawn_kernel(options, name, stays, &s, err) < 0 || await_kernel(&s, err) < 0) {
         if (s.pid > 0)
             pid_end(&s.pid);

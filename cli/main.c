@@ -3,7 +3,9 @@
  * husk: the command line. One row a command.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "base/log.h"
@@ -44,6 +46,24 @@ kernel_command(int argc, char **argv)
     return r;
 }
 
+/* A program of its own: it links what kernels do not need. */
+static int
+serve_command(int argc, char **argv)
+{
+    scoped(strv_release) struct strv v = {0};
+    struct err err;
+
+    if (strv_add(&v, "husk-serve") < 0)
+        abort();
+    for (int i = 0; i < argc; i++)
+        if (strv_add(&v, argv[i]) < 0)
+            abort();
+    execv(paths_server(), v.item);
+    err_errno(&err, "start '%s'", paths_server());
+    log_error("%s", err.text);
+    return EXIT_SYSTEM;
+}
+
 static int completion_command(int argc, char **argv);
 
 static const struct {
@@ -52,6 +72,7 @@ static const struct {
     const char *help;
 } commands[] = {
     {"kernel", kernel_command, "run a kernel (Jupyter clients do this)"},
+    {"serve", serve_command, "serve kernels over HTTP and WebSocket"},
     {"run", run_command, "run Python in a fresh sandbox"},
     {"create", create_command, "start a sandbox that stays"},
     {"ls", ls_command, "the sandboxes that run"},

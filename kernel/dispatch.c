@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/json.h"
+#include "kernel/exits.h"
 #include "kernel/kernel.h"
 
 #define TURN 64 /* messages of one channel before the others have their turn */
@@ -343,7 +344,7 @@ take(struct kernel *k, enum channel channel)
     struct wire_msg msg;
     struct err why;
 
-    if (!frames_recv(&frames, k->sockets.socket[channel])) {
+    if (!k->sockets.socket[channel] || !frames_recv(&frames, k->sockets.socket[channel])) {
         frames_release(&frames);
         return 0;
     }
@@ -368,6 +369,8 @@ dispatch_arrived(struct kernel *k)
 {
     while (take(k, SHELL))
         ;
+    if (k->front.socket >= 0)
+        dispatch_front(k);
 }
 
 void
@@ -390,7 +393,7 @@ find_question(struct kernel *k, const struct frames *frames, const struct wire_m
     for (struct shell *s = &k->main; s && msg->identities; s = s->next) {
         const struct request *r = s->running;
         if (!r || !s->input.open || r->msg.identities == 0 ||
-            (named && !json_string_is(parent, s->input.msg_id)))
+            (named && !json_string_is(parent, s->input.msg_id)) || !frames->block != !r->frames.block)
             continue;
         if (frames->bytes[0].len == r->frames.bytes[0].len &&
             memcmp(frames->bytes[0].data, r->frames.bytes[0].data, frames->bytes[0].len) == 0)
@@ -400,27 +403,76 @@ find_question(struct kernel *k, const struct frames *frames, const struct wire_m
 }
 
 /* An answer of the user. A late one to another question, or of another client, is passed over. */
+static void
+take_answer(struct kernel *k, const struct frames *frames, const struct wire_msg *msg)
+{
+    scoped(buf_release) struct buf text = {0};
+    struct bytes value;
+    struct shell *s;
+    struct err why;
+
+    if (!json_string_is(msg->msg_type, "input_reply") || !(s = find_question(k, frames, msg)))
+        return;
+    if (json_check_object(msg->part[WIRE_CONTENT], &why) < 0 ||
+        json_get(msg->part[WIRE_CONTENT], "value", &value) != J_STRING ||
+        json_unescape(value, &text) < 0)
+        return;
+    interp_answer_input(k, s, (struct bytes){text.data, text.len}, 0);
+}
+
 void
 dispatch_stdin(struct kernel *k)
 {
     scoped(frames_release) struct frames frames = {0};
-    scoped(buf_release) struct buf text = {0};
-    struct bytes value;
     struct wire_msg msg;
-    struct shell *s;
     struct err why;
 
     if (!frames_recv(&frames, k->sockets.socket[STDIN]))
         return;
-    if (wire_open(k->wire, frames.bytes, frames.n, &msg, &why) < 0) {
+    if (wire_open(k->wire, frames.bytes, frames.n, &msg, &why) < 0)
         log_warning("dropped a message on stdin: %s", why.text);
-        return;
+    else
+        take_answer(k, &frames, &msg);
+}
+
+/*** The server that started us ***/
+
+static void
+take_request(struct kernel *k, const struct frame *f)
+{
+    scoped(frames_release) struct frames frames = {0};
+    struct wire_msg msg;
+    struct err why;
+
+    frames_of_front(&frames, f);
+    if (wire_read(frames.bytes, frames.n, &msg, &why) < 0)
+        log_warning("dropped a message of the server: %s", why.text);
+    else if (f->value == STDIN)
+        take_answer(k, &frames, &msg);
+    else
+        admit(k, f->value == CONTROL ? CONTROL : SHELL, &frames, &msg);
+    k->last_asked = now_ms();
+}
+
+/* All that has arrived: an error aborts the cells that had by then. */
+void
+dispatch_front(struct kernel *k)
+{
+    struct frame f;
+    struct err err;
+    int r;
+
+    front_flush(&k->front);
+    while ((r = front_next(&k->front, &f, &err)) > 0) {
+        if (f.number == FRONT_REQUEST)
+            take_request(k, &f);
+        else if (f.number == FRONT_RESTART)
+            interp_restart(k);
+        else if (f.number != FRONT_ENVIRONMENT) /* that one is heard at the start */
+            k->front.paused = f.number == FRONT_PAUSE;
     }
-    if (!json_string_is(msg.msg_type, "input_reply") || !(s = find_question(k, &frames, &msg)))
-        return;
-    if (json_check_object(msg.part[WIRE_CONTENT], &why) < 0 ||
-        json_get(msg.part[WIRE_CONTENT], "value", &value) != J_STRING ||
-        json_unescape(value, &text) < 0)
-        return;
-    interp_answer_input(k, s, (struct bytes){text.data, text.len}, 0);
+    if (r < 0)
+        kernel_fail(k, EXIT_SYSTEM, &err);
+    else if (k->front.ended)
+        k->done = 1; /* as a kernel without its client */
 }

@@ -18,6 +18,7 @@
 #define LEAVE_MS 250    /* after exit: clients look at the reply only while the kernel lives */
 #define X32_BIT 0x40000000u /* in the numbers of x32: __X32_SYSCALL_BIT of <asm/unistd.h> */
 #define DEATH_TEXT 800  /* bytes */
+#define RESTART_MS 1500 /* a restarted one has so long to run its atexit handlers */
 /* Ignored by who does not expect it, children of cells for instance. See wall/interp.h. */
 #define SIGNAL_LOOK SIGWINCH
 #define LAST_WORDS 4096 /* bytes kept of what an interpreter prints before HELLO */
@@ -60,6 +61,10 @@ on_hello(struct kernel *k, const struct frame *f, struct err *err)
                    strcmp(kernel_containment(k), "full") == 0;
     for (struct shell *s = k->debugger.next; s; s = s->next)
         interp_open_shell(k, s);
+    if (k->front.socket >= 0) {
+        iopub_status(&k->iopub, "idle", (struct bytes){0});
+        front_send(&k->front, (struct frame){.number = FRONT_ALIVE}, NULL, 0);
+    }
     if (json_get(about, "plain", &why) == J_STRING && json_unescape(why, &text) == 0 &&
         buf_string(&text))
         log_warning("IPython cannot be used in this Python (%s); plain mode: pip install ipython",
@@ -144,27 +149,12 @@ static int
 send_question(struct kernel *k, struct shell *s)
 {
     struct request *r = s->running;
-    struct bytes part[WIRE_PARTS];
-    scoped(buf_release) struct buf header = {0};
-    void *socket = k->sockets.socket[STDIN];
-    char sig[WIRE_SIGNATURE];
 
-    if (r->msg.identities == 0 || send_bytes(socket, r->frames.bytes[0], 1) < 0)
+    if (r->msg.identities == 0 ||
+        reply_message(k, STDIN, r, "input_request", BYTES("{}"),
+                      (struct bytes){s->input.content.data, s->input.content.len}, NULL, 0) < 0)
         return -1;
-    if (wire_header(k->wire, "input_request", &header) < 0)
-        abort();
     snprintf(s->input.msg_id, sizeof s->input.msg_id, "%s", wire_last_id(k->wire));
-    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
-    part[WIRE_PARENT] = request_header(r);
-    part[WIRE_METADATA] = BYTES("{}");
-    part[WIRE_CONTENT] = (struct bytes){s->input.content.data, s->input.content.len};
-    wire_sign(k->wire, part, sig);
-    for (size_t i = 1; i < r->msg.identities; i++)
-        send_bytes(socket, r->frames.bytes[i], 1);
-    send_bytes(socket, BYTES(WIRE_DELIMITER), 1);
-    send_bytes(socket, bytes_of(sig), 1);
-    for (int i = 0; i < WIRE_PARTS; i++)
-        send_bytes(socket, part[i], i + 1 < WIRE_PARTS);
     return 0;
 }
 
@@ -663,8 +653,8 @@ feed_guests(struct kernel *k, struct shell *s)
 void
 interp_feed(struct kernel *k)
 {
-    if (k->ending || k->leave_at)
-        return; /* what waits is answered at the end */
+    if (k->ending || k->leave_at || k->restarting)
+        return; /* what waits is answered at the end; or it is for the next one */
     if (k->debugger.queue.first && !k->debugger.opened)
         interp_open_shell(k, &k->debugger); /* for who asks for it, and no others */
     for (struct shell *s = &k->main; s; s = s->next) {
@@ -717,6 +707,36 @@ interp_shutdown(struct kernel *k)
         return;
     interp_interrupt(k);
     tell(k, &k->main, (struct frame){.number = FRAME_SHUTDOWN}, NULL, 0);
+}
+
+/* A cell that runs is interrupted, atexit handlers have their time, then it is killed. One that is not there
+ * yet is new enough. */
+void
+interp_restart(struct kernel *k)
+{
+    if (k->ending || k->restarting || k->interp.state != INTERP_READY || k->interp.gone)
+        return;
+    k->restarting = now_ms() + RESTART_MS;
+    for (struct shell *s = &k->main; s; s = s->next) {
+        struct request *r, *next;
+        for (r = s->queue.first; r; r = next) {
+            next = r->next;
+            (void)queue_take_slot(&s->queue, r->slot);
+            reply_begin(k, r);
+            reply_aborted(k, r);
+        }
+    }
+    interp_shutdown(k);
+}
+
+void
+interp_tick(struct kernel *k, int64_t now)
+{
+    if (!k->restarting || now < k->restarting)
+        return;
+    err_set(&k->interp.broken, ECANCELED, "it is restarted");
+    signal_interp(k, SIGKILL);
+    k->restarting = now + RESTART_MS;
 }
 
 /*** Birth ***/
@@ -880,10 +900,14 @@ describe_death(const struct kernel *k, int status, struct bytes cause, char *int
 
 /* r: what it was doing, or NULL. */
 static void
-describe_loss(const struct request *r, const char *why, char into[static DEATH_TEXT])
+describe_loss(const struct request *r, int restarted, const char *why, char into[static DEATH_TEXT])
 {
     char where[32] = "";
 
+    if (restarted) {
+        snprintf(into, DEATH_TEXT, "the kernel was restarted: variables are gone, files are kept");
+        return;
+    }
     if (r && r->type->frame == FRAME_EXECUTE)
         snprintf(where, sizeof where, " in cell %u", r->count);
     snprintf(into, DEATH_TEXT,
@@ -896,7 +920,8 @@ publish_death(struct kernel *k, struct request *r, const char *text)
 {
     scoped(buf_release) struct buf c = {0};
 
-    if (buf_text(&c, "{\"ename\":\"InterpreterDied\",\"evalue\":") < 0 ||
+    if (buf_printf(&c, "{\"ename\":\"%s\",\"evalue\":",
+                   k->restarting ? "KernelRestarted" : "InterpreterDied") < 0 ||
         json_quote(bytes_of(text), &c) < 0 || buf_text(&c, ",\"traceback\":[") < 0 ||
         json_quote(bytes_of(text), &c) < 0 || buf_text(&c, "]}") < 0)
         abort();
@@ -909,16 +934,16 @@ answer_dead(struct kernel *k, struct shell *s, struct request *r, const char *wh
 {
     char text[DEATH_TEXT];
 
-    describe_loss(r, why, text);
+    describe_loss(r, k->restarting != 0, why, text);
     log_warning("%s", text);
     shell_forget(s, r);
     watch_stop(s);
     end_cost(k, r, BYTES("{}"));
     publish_death(k, r, text);
-    if (r->type->frame == FRAME_EXECUTE && r->stop_on_error && !r->silent)
+    if (r->type->frame == FRAME_EXECUTE && r->stop_on_error && !r->silent && !k->restarting)
         dispatch_abort_arrived(k, s);
     if (r->type->reply)
-        reply_error(k, r, "InterpreterDied", text);
+        reply_error(k, r, k->restarting ? "KernelRestarted" : "InterpreterDied", text);
     else
         reply_none(k, r);
 }
@@ -930,8 +955,8 @@ answer_for_the_dead(struct kernel *k, const char *why)
 {
     char text[DEATH_TEXT], line[DEATH_TEXT + 16];
 
-    if (!shells_busy(k)) {
-        describe_loss(NULL, why, text);
+    if (!shells_busy(k) && !k->restarting) {
+        describe_loss(NULL, 0, why, text);
         log_warning("%s", text);
         snprintf(line, sizeof line, "[husk: %s]\n", text);
         iopub_text(&k->iopub, STREAM_STDERR, k->parents.latest,
@@ -994,6 +1019,9 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     }
     if (!starting)
         answer_for_the_dead(k, why);
+    if (k->restarting)
+        iopub_status(&k->iopub, "starting", (struct bytes){0});
+    k->restarting = 0;
     k->next_count = 1; /* a new interpreter has no In[1] */
     history_next_session(&k->history);
     in->state = INTERP_SWEEPING;

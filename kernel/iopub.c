@@ -93,9 +93,9 @@ free_pending(struct pending *p)
 }
 
 void
-iopub_init(struct iopub *io, void *socket, struct wire *wire)
+iopub_init(struct iopub *io, void *socket, struct front *front, struct wire *wire)
 {
-    *io = (struct iopub){.socket = socket, .wire = wire};
+    *io = (struct iopub){.socket = socket, .front = front, .wire = wire};
     snprintf(io->topic, sizeof io->topic, "kernel.%s.", wire_session(wire));
 }
 
@@ -334,21 +334,14 @@ iopub_retry(struct iopub *io)
 }
 
 static void
-send_message(struct iopub *io, struct bytes topic, const char *type, struct bytes parent,
-             struct bytes metadata, struct bytes content, const struct bytes *buffers,
-             size_t nbuffers)
+send_to_subscribers(struct iopub *io, struct bytes topic, const struct bytes part[static WIRE_PARTS],
+                    const struct bytes *buffers, size_t nbuffers)
 {
-    scoped(buf_release) struct buf header = {0};
-    struct bytes part[WIRE_PARTS];
     char sig[WIRE_SIGNATURE];
     struct pending *p = malloc(sizeof *p + (3 + WIRE_PARTS + nbuffers) * sizeof p->msg[0]);
 
-    if (!p || wire_header(io->wire, type, &header) < 0)
+    if (!p)
         abort(); /* status and replies must not be lost: without memory there is no kernel */
-    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
-    part[WIRE_PARENT] = parent.len ? parent : BYTES("{}");
-    part[WIRE_METADATA] = metadata.len ? metadata : BYTES("{}");
-    part[WIRE_CONTENT] = content;
     wire_sign(io->wire, part, sig);
     p->n = 0;
     if (fill_first(&p->msg[p->n++], topic) < 0 ||
@@ -362,6 +355,26 @@ send_message(struct iopub *io, struct bytes topic, const char *type, struct byte
         if (fill_msg(&p->msg[p->n++], buffers[i]) < 0)
             abort();
     send_or_wait(io, p);
+}
+
+static void
+send_message(struct iopub *io, struct bytes topic, const char *type, struct bytes parent,
+             struct bytes metadata, struct bytes content, const struct bytes *buffers,
+             size_t nbuffers)
+{
+    scoped(buf_release) struct buf header = {0};
+    struct bytes part[WIRE_PARTS];
+
+    if (wire_header(io->wire, type, &header) < 0)
+        abort();
+    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
+    part[WIRE_PARENT] = parent.len ? parent : BYTES("{}");
+    part[WIRE_METADATA] = metadata.len ? metadata : BYTES("{}");
+    part[WIRE_CONTENT] = content;
+    if (io->front->socket >= 0 && strcmp(type, "iopub_welcome") != 0) /* it is for one subscriber */
+        front_message(io->front, 0, IOPUB, part, buffers, nbuffers);
+    if (io->socket)
+        send_to_subscribers(io, topic, part, buffers, nbuffers);
 }
 
 static void flush_text(struct iopub *io, int complete);
@@ -645,7 +658,8 @@ iopub_subscriptions(struct iopub *io)
 int
 iopub_blocked(const struct iopub *io)
 {
-    return io->first != NULL || pace_over(&io->pace) > io->now;
+    return io->first != NULL || pace_over(&io->pace) > io->now || io->front->paused ||
+           front_waiting(io->front) > FRONT_OUT_MAX;
 }
 
 int64_t

@@ -25,6 +25,7 @@
 
 #include <stdatomic.h>
 
+#include "kernel/front.h"
 #include "kernel/wire.h"
 
 #define IOPUB_PATIENCE_MS 1000
@@ -62,7 +63,8 @@ struct pace {
 };
 
 struct iopub {
-    void *socket;      /* XPUB, borrowed */
+    void *socket;      /* XPUB, borrowed; NULL: no ZeroMQ client has come yet */
+    struct front *front; /* borrowed: the server's clients see it all, too */
     struct wire *wire; /* borrowed */
     char topic[64];    /* "kernel.SESSION." */
     /* joined text, of one request and stream at a time */
@@ -87,7 +89,7 @@ struct iopub {
     struct pace pace;
 };
 
-void iopub_init(struct iopub *io, void *socket, struct wire *wire);
+void iopub_init(struct iopub *io, void *socket, struct front *front, struct wire *wire);
 void iopub_release(struct iopub *io);
 
 /* Text of a stream, any bytes. `slot` and `parent`: its request and the header of it, or 0 and

@@ -2,6 +2,7 @@
 #include "kernel/kernel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 #define JUPYTER_SERVER_RATE 1000000 /* bytes: its iopub_data_rate_limit */
 #define END_MS 1500    /* the interpreter has so long to run its atexit handlers */
 #define LINKS_MAX 40   /* as the kernel: symlink(7) */
+#define FRONT_START_MS 10000 /* the server has so long to say what cells get */
 #define LINGER_MS 1000 /* ZeroMQ has so long to send what is queued */
 
 /*** Start ***/
@@ -374,9 +376,11 @@ open_sockets(struct kernel *k, int *ret_exit, struct err *err)
     int registers = k->conn.registration.port != 0;
     struct err why;
 
+    if (k->front.socket >= 0)
+        return sockets_listen(&k->conn, k->doors, err);
     if (registers)
         memset(k->conn.port, 0, sizeof k->conn.port);
-    if (sockets_open(&k->conn, &k->sockets, ret_exit, err) < 0)
+    if (sockets_open(&k->conn, NULL, &k->sockets, ret_exit, err) < 0)
         return -1;
     conn_forget_curve(&k->conn);
     if (!registers)
@@ -384,6 +388,26 @@ open_sockets(struct kernel *k, int *ret_exit, struct err *err)
     if (conn_save(&k->conn, k->options.connection_file, &why) < 0)
         log_warning("other clients will not find this kernel: %s", why.text);
     return handshake(&k->conn, k->wire, k->sockets.context, err);
+}
+
+/* Variables that hold secrets are on no command line. */
+static int
+hear_environment(struct kernel *k, struct err *err)
+{
+    struct bytes part;
+    struct frame f;
+    size_t at = 0;
+    int r;
+
+    if (k->front.socket < 0)
+        return 0;
+    r = front_await(&k->front, FRONT_START_MS, &f, err);
+    if (r == 0 || (r > 0 && f.number != FRONT_ENVIRONMENT))
+        return err_set(err, EPROTO, "the server did not say how to start");
+    while (r > 0 && frame_next(&f, &at, &part))
+        if (strv_addf(&k->options.environment, "%.*s", (int)part.len, (const char *)part.data) < 0)
+            return err_errno(err, "keep a variable");
+    return r < 0 ? -1 : 0;
 }
 
 /* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
@@ -399,6 +423,8 @@ start(struct kernel *k, struct err *err)
         return err_set(err, EINVAL, "no connection file: husk kernel -f FILE"), EXIT_USAGE;
     if (check_options(k, err) < 0)
         return EXIT_USAGE;
+    if (hear_environment(k, err) < 0)
+        return EXIT_SYSTEM;
     if (hide_memory(k, err) < 0 || history_init(&k->history, history_kind(k), err) < 0)
         return EXIT_SYSTEM;
     if (conn_load(k->options.connection_file, &k->conn, &exit_code, err) < 0)
@@ -419,7 +445,7 @@ start(struct kernel *k, struct err *err)
         return EXIT_SYSTEM;
     if (open_sockets(k, &exit_code, err) < 0)
         return exit_code;
-    iopub_init(&k->iopub, k->sockets.socket[IOPUB], k->wire);
+    iopub_init(&k->iopub, k->sockets.socket[IOPUB], &k->front, k->wire);
     k->iopub.pace.rate = k->options.output_rate;
     if (!k->iopub.pace.rate && getenv("JPY_SESSION_NAME"))
         k->iopub.pace.rate = JUPYTER_SERVER_RATE;
@@ -460,6 +486,7 @@ enum source {
     ON_AGENT,
     ON_ASIDE,
     ON_HISTORY,
+    ON_FRONT,
     ON_INTERP, /* its sockets; then its pipes */
     ON_SIDE,
     ON_PIPE0,
@@ -475,7 +502,7 @@ list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
                 !k->interp.broken.code && !t->ended;
 
     for (int c = 0; c < CHANNELS; c++)
-        items[c] = (zmq_pollitem_t){.socket = k->sockets.socket[c], .events = ZMQ_POLLIN};
+        items[c] = (zmq_pollitem_t){.socket = k->sockets.socket[c], .fd = k->doors[c], .events = ZMQ_POLLIN};
     items[ON_BOX] = (zmq_pollitem_t){.fd = k->box.socket, .events = ZMQ_POLLIN};
     items[ON_SIGNAL] = (zmq_pollitem_t){.fd = k->signals, .events = ZMQ_POLLIN};
     items[ON_PARENT] = (zmq_pollitem_t){.fd = k->parent, .events = ZMQ_POLLIN};
@@ -493,6 +520,10 @@ list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
         .fd = k->history.ready >= 0 ? k->history.ready : k->signals, .events = ZMQ_POLLIN};
     if (k->aside.socket >= 0 && k->aside.out.len)
         items[ON_ASIDE].events |= ZMQ_POLLOUT;
+    items[ON_FRONT] = (zmq_pollitem_t){.fd = k->front.socket >= 0 ? k->front.socket : k->signals,
+                                       .events = ZMQ_POLLIN};
+    if (k->front.socket >= 0 && front_waiting(&k->front))
+        items[ON_FRONT].events |= ZMQ_POLLOUT;
     /* A slow client: the interpreter is not read, so that it waits too. */
     if (!alive || iopub_blocked(&k->iopub))
         return ON_INTERP;
@@ -530,6 +561,7 @@ timeout(const struct kernel *k)
 
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
+    sooner(&at, k->restarting);
     sooner(&at, watch_deadline(k));
     sooner(&at, k->interp.hung_up);
     for (const struct shell *s = &k->main; s; s = s->next)
@@ -572,6 +604,17 @@ take_signals(struct kernel *k)
 }
 
 static void
+tell_built(struct kernel *k)
+{
+    struct bytes id = bytes_of(wire_session(k->wire)), parts[3];
+
+    parts[0] = (struct bytes){id.data, id.len < 12 ? id.len : 12};
+    parts[1] = bytes_of(k->directory);
+    parts[2] = bytes_of(k->home);
+    front_send(&k->front, (struct frame){.number = FRONT_BUILT}, parts, 3);
+}
+
+static void
 take_box_events(struct kernel *k)
 {
     struct frame event;
@@ -593,6 +636,7 @@ take_box_events(struct kernel *k)
             interp_event(k, &event);
         if (event.number == SANDBOX_BUILT) {
             kernel_register(k);
+            tell_built(k);
             operations_start(k);
         }
     }
@@ -617,6 +661,32 @@ end_in_time(struct kernel *k, int64_t now)
     }
 }
 
+/* Somebody comes with ZeroMQ to a kernel that only the server spoke to. No process is forked any more
+ * in this one: what is started is started by the broker. */
+static void
+open_doors(struct kernel *k)
+{
+    int unused;
+    struct err err;
+
+    if (sockets_open(&k->conn, k->doors, &k->sockets, &unused, &err) < 0) {
+        log_warning("nobody can speak to this kernel over ZeroMQ: %s", err.text);
+        for (int c = 0; c < CHANNELS; c++)
+            fd_close(&k->doors[c]);
+        return;
+    }
+    k->iopub.socket = k->sockets.socket[IOPUB];
+}
+
+static int
+is_at_a_door(struct kernel *k, const zmq_pollitem_t *items)
+{
+    for (int c = 0; c < CHANNELS; c++)
+        if (k->doors[c] >= 0 && items[c].revents)
+            return 1;
+    return 0;
+}
+
 static void
 turn(struct kernel *k)
 {
@@ -626,6 +696,12 @@ turn(struct kernel *k)
     if (zmq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
         return;
     k->iopub.now = now_ms();
+    if (is_at_a_door(k, items)) {
+        open_doors(k);
+        return;
+    }
+    if (items[ON_FRONT].revents && k->front.socket >= 0)
+        dispatch_front(k);
     if (items[ON_SIGNAL].revents)
         take_signals(k);
     if (items[ON_PARENT].revents && k->parent >= 0)
@@ -656,6 +732,7 @@ turn(struct kernel *k)
     interp_ask(k);
     operations_tick(k, now_ms());
     aside_tick(k, now_ms());
+    interp_tick(k, now_ms());
     history_tick(k, now_ms());
     end_in_time(k, now_ms());
     interp_feed(k);
@@ -675,12 +752,21 @@ kernel_end(struct kernel *k)
     interp_shutdown(k);
 }
 
+static void
+tell_failure(struct kernel *k, int exit_code, const struct err *err)
+{
+    struct bytes text = bytes_of(err->text);
+
+    front_send(&k->front, (struct frame){.number = FRONT_FAILED, .value = (uint32_t)exit_code}, &text, 1);
+}
+
 void
 kernel_fail(struct kernel *k, int exit_code, const struct err *err)
 {
     if (k->done)
         return;
     log_error("%s", err->text);
+    tell_failure(k, exit_code, err);
     k->exit_code = exit_code;
     k->done = 1;
 }
@@ -697,25 +783,28 @@ unregister(struct kernel *k)
 static void
 release(struct kernel *k)
 {
-    if (k->iopub.socket)
+    if (k->iopub.wire) { /* it has started */
         interp_release(k);
-    if (k->iopub.socket)
         operations_release(k);
-    if (k->iopub.socket)
         aside_release(k);
+    }
     history_release(k);
     ports_release(k);
     sandboxes_release(k);
     buf_release(&k->tags);
     box_end(&k->box);
     iopub_release(&k->iopub);
+    front_linger(&k->front, LINGER_MS);
     sockets_close(&k->sockets, LINGER_MS);
+    for (int c = 0; c < CHANNELS; c++)
+        fd_close(&k->doors[c]);
     if (k->wire)
         unregister(k);
     wire_free(k->wire);
     conn_release(&k->conn);
     python_release(&k->python);
     str_free(&k->image);
+    front_release(&k->front);
     parents_release(&k->parents);
     fd_close(&k->signals);
     fd_close(&k->parent);
@@ -729,6 +818,11 @@ kernel_run(struct kernel *k, struct err *err)
     k->box = BOX_EMPTY;
     k->interp.timeline = (struct timeline){.socket = -1, .side = -1, .pipe = {-1, -1}};
     shells_init(k);
+    for (int c = 0; c < CHANNELS; c++)
+        k->doors[c] = -1;
+    k->front = FRONT_NONE;
+    if (k->options.front > 2 && fcntl((int)k->options.front, F_SETFD, FD_CLOEXEC) == 0)
+        front_open(&k->front, (int)k->options.front, FRONT_BY_SERVER);
     k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;
     k->aside.wanted = getenv("JPY_SESSION_NAME") != NULL; /* a notebook or console of a Jupyter server */
     wire_date(k->created);
@@ -738,9 +832,13 @@ kernel_run(struct kernel *k, struct err *err)
         k->last_asked = k->account.began = now_ms();
         if (k->options.lifetime)
             k->life_over = k->last_asked + (int64_t)k->options.lifetime * 1000;
+        if (k->front.socket >= 0)
+            dispatch_front(k); /* what came together with the environment */
         while (!k->done)
             turn(k);
         r = k->exit_code;
+    } else {
+        tell_failure(k, r, err);
     }
     release(k);
     return r;

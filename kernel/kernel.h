@@ -15,6 +15,7 @@
 #include "kernel/account.h"
 #include "kernel/aside.h"
 #include "kernel/box.h"
+#include "kernel/front.h"
 #include "kernel/history.h"
 #include "kernel/iopub.h"
 #include "kernel/operations.h"
@@ -61,6 +62,8 @@ struct kernel {
     struct conn conn;
     struct wire *wire;
     struct sockets sockets;
+    int doors[CHANNELS];    /* with a front, listening until somebody comes with ZeroMQ; or -1 */
+    struct front front;     /* husk serve, if that started us */
     struct iopub iopub;
     struct box box;
     struct python python;
@@ -87,6 +90,7 @@ struct kernel {
     int registered;         /* husk ls knows it */
     int signals;            /* signalfd */
     int parent;             /* pidfd of the client that started us, or -1 */
+    int64_t restarting;     /* ms: when the interpreter is killed for another to start; 0: it is not */
     int64_t ending;         /* ms: when to stop waiting for the interpreter; 0: not ending */
     int keep_after_leave;   /* exit(keep_kernel=True) */
     int leave;              /* the cell asked to end the kernel */
@@ -115,13 +119,18 @@ struct request_type {
 };
 void dispatch_socket(struct kernel *k, enum channel channel);
 void dispatch_stdin(struct kernel *k);
+void dispatch_front(struct kernel *k);
 /* Takes what has arrived on shell by now. */
 void dispatch_arrived(struct kernel *k);
 /* The same, and marks the cells of this shell that an error just aborted (stop_on_error: by order
  * of arrival, not by a timer). */
 void dispatch_abort_arrived(struct kernel *k, struct shell *s);
 
-/* reply.c: each also publishes idle and frees the request. */
+/* reply.c: */
+/* One message to the client that sent r. -1: its stdin is not connected yet. */
+int reply_message(struct kernel *k, enum channel channel, struct request *r, const char *type, struct bytes metadata,
+                  struct bytes content, const struct bytes *buffers, size_t n);
+/* Each also publishes idle and frees the request. */
 void reply_begin(struct kernel *k, struct request *r); /* busy */
 void reply_content(struct kernel *k, struct request *r, struct bytes content,
                    const char *status);
@@ -146,6 +155,9 @@ void interp_open_shell(struct kernel *k, struct shell *s);
 void interp_close_shell(struct kernel *k, struct shell *s);
 void interp_call_aside(struct kernel *k); /* starts its thread */
 void interp_shutdown(struct kernel *k);
+/* A new one, in the same sandbox; what is open and what waits is answered. */
+void interp_restart(struct kernel *k);
+void interp_tick(struct kernel *k, int64_t now);
 void interp_ask(struct kernel *k);      /* sends the questions that wait, if it can */
 void interp_answer_input(struct kernel *k, struct shell *s, struct bytes text, int refused);
 void interp_release(struct kernel *k);

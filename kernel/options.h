@@ -9,6 +9,7 @@
 
 struct options {
     char *connection_file;
+    uint64_t front; /* the socket of front.h; 0: there is none */
     char *python;
     uint64_t memory;   /* bytes */
     uint64_t tmp_size; /* bytes; 0: by memory */

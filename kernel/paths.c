@@ -12,7 +12,8 @@
 
 #include "base/base.h"
 
-static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX], unpack[PATH_MAX],
+static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX],
+    unpack[PATH_MAX], server[PATH_MAX],
     interpreter[PATH_MAX], glue[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
@@ -48,17 +49,21 @@ paths_find(struct err *err)
         return err_errno(err, "find my own program");
     program[len] = 0;
     snprintf(prefix, sizeof prefix, "%s", program);
-    for (int up = 0; up < 2; up++) { /* PREFIX/bin/husk */
+    /* PREFIX/bin/husk, or PREFIX/libexec/husk/husk-serve */
+    for (int up = strstr(prefix, "/libexec/husk/") ? -1 : 0; up < 2; up++) {
         slash = strrchr(prefix, '/');
         if (slash)
             *slash = 0;
     }
+    if (strstr(program, "/libexec/husk/") && place(program, prefix, "/bin/husk", err) < 0)
+        return -1;
     find_home();
     if (place(broker, prefix, "/libexec/husk/husk-sandbox", err) < 0 ||
         place(init, prefix, "/libexec/husk/husk-init", err) < 0 ||
         place(ports, prefix, "/libexec/husk/husk-ports", err) < 0 ||
         place(scope, prefix, "/libexec/husk/husk-scope", err) < 0 ||
         place(network, prefix, "/libexec/husk/husk-network", err) < 0 ||
+        place(server, prefix, "/libexec/husk/husk-serve", err) < 0 ||
         place(unpack, prefix, "/libexec/husk/husk-unpack", err) < 0 ||
         place(interpreter, prefix, "/lib/husk/interpreter", err) < 0 ||
         place(agent, prefix, "/lib/husk/interpreter/husk-agent", err) < 0 ||
@@ -91,6 +96,12 @@ const char *
 paths_network(void)
 {
     return network;
+}
+
+const char *
+paths_server(void)
+{
+    return server;
 }
 
 const char *

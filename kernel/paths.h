@@ -9,10 +9,11 @@
 
 /* Finds them all once. */
 int paths_find(struct err *err);
-const char *paths_program(void);     /* husk itself */
+const char *paths_program(void);     /* husk itself, also in husk-serve */
 const char *paths_broker(void);      /* libexec/husk/husk-sandbox */
 const char *paths_init(void);        /* libexec/husk/husk-init */
 const char *paths_network(void);     /* libexec/husk/husk-network */
+const char *paths_server(void);      /* libexec/husk/husk-serve */
 const char *paths_ports(void);       /* libexec/husk/husk-ports */
 const char *paths_scope(void);       /* libexec/husk/husk-scope */
 const char *paths_unpack(void);      /* libexec/husk/husk-unpack */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +95,32 @@ registry_put(const struct registry_entry *e, struct err *err)
     fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0 || rename(fresh, path) < 0)
         return err_errno(err, "write '%s'", path);
+    return 0;
+}
+
+int
+registry_connection(char *ret_path, size_t size, struct err *err)
+{
+    scoped(str_free) char *directory = registry_directory(err);
+    scoped(fd_close) int fd = -1;
+    unsigned char random[40];
+    char key[65], name[13], text[5000];
+
+    if (!directory)
+        return -1;
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(key, sizeof key, random, 32);
+    sodium_bin2hex(name, sizeof name, random + 32, 6);
+    snprintf(ret_path, size, "%s/%s.connection", directory, name);
+    snprintf(text, sizeof text,
+             "{\"transport\":\"ipc\",\"ip\":\"%s/%s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
+             "\"control_port\":4,\"hb_port\":%d,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n",
+             directory, name, REGISTRY_HB_PORT, key);
+    fd = open(ret_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
+        return err_errno(err, "write '%s'", ret_path);
+    sodium_memzero(key, sizeof key);
+    sodium_memzero(text, sizeof text);
     return 0;
 }
 

@@ -25,6 +25,10 @@ struct registry_list {
 char *registry_directory(struct err *err);
 /* Writes the entry of the calling process. */
 int registry_put(const struct registry_entry *entry, struct err *err);
+/* Makes a connection file there, DIRECTORY/RANDOM.connection, of a kernel with socket files beside it, and says
+ * its path. libsodium has been started. */
+#define REGISTRY_HB_PORT 5 /* in it; bound last */
+int registry_connection(char *ret_path, size_t size, struct err *err);
 /* Removes it, and its connection file with what lies beside that, if husk itself made it there. */
 void registry_remove(const char *id, const char *connection_file);
 /* A name that --name and sandbox.set take: nothing that a path or "ID:PATH" would read otherwise. */

@@ -20,14 +20,14 @@ end(struct kernel *k, struct request *r)
     request_free(r);
 }
 
-/* Sends a message of type `type` to the client that sent r. */
-static void
-send_to_client(struct kernel *k, void *socket, struct request *r, const char *type,
-               struct bytes metadata, struct bytes content, const struct bytes *buffers, size_t n)
+int
+reply_message(struct kernel *k, enum channel channel, struct request *r, const char *type, struct bytes metadata,
+              struct bytes content, const struct bytes *buffers, size_t n)
 {
     scoped(buf_release) struct buf header = {0};
     struct bytes part[WIRE_PARTS];
     char sig[WIRE_SIGNATURE];
+    void *socket = k->sockets.socket[channel];
 
     if (wire_header(k->wire, type, &header) < 0)
         abort(); /* a reply must not be lost: without memory there is no kernel */
@@ -35,9 +35,15 @@ send_to_client(struct kernel *k, void *socket, struct request *r, const char *ty
     part[WIRE_PARENT] = request_header(r);
     part[WIRE_METADATA] = metadata;
     part[WIRE_CONTENT] = content;
+    if (r->frames.block) {
+        front_message(&k->front, get32(r->frames.bytes[0].data), channel, part, buffers, n);
+        return 0;
+    }
+    /* A ROUTER drops what is for a client that has gone, if it is not told otherwise; its queue has no limit. */
+    if (r->msg.identities && send_bytes(socket, r->frames.bytes[0], 1) < 0 && channel == STDIN)
+        return -1;
     wire_sign(k->wire, part, sig);
-    /* A ROUTER drops what is for a client that has gone; its queue has no limit. */
-    for (size_t i = 0; i < r->msg.identities; i++)
+    for (size_t i = 1; i < r->msg.identities; i++)
         send_bytes(socket, r->frames.bytes[i], 1);
     send_bytes(socket, BYTES(WIRE_DELIMITER), 1);
     send_bytes(socket, bytes_of(sig), 1);
@@ -45,6 +51,7 @@ send_to_client(struct kernel *k, void *socket, struct request *r, const char *ty
         send_bytes(socket, part[i], i + 1 < WIRE_PARTS || n > 0);
     for (size_t i = 0; i < n; i++)
         send_bytes(socket, buffers[i], i + 1 < n);
+    return 0;
 }
 
 /* Closes the metadata. */
@@ -74,8 +81,7 @@ reply_buffers(struct kernel *k, struct request *r, struct bytes content, const c
              r->started, wire_session(k->wire), status);
     add_cost(&r->cost, metadata, sizeof metadata);
     if (r->type->reply)
-        send_to_client(k, k->sockets.socket[r->channel], r, r->type->reply, bytes_of(metadata),
-                       content, buffers, n);
+        (void)reply_message(k, r->channel, r, r->type->reply, bytes_of(metadata), content, buffers, n);
     end(k, r);
 }
 

@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "kernel/exits.h"
+#include "kernel/wire.h"
 
 #define BIND_TRIES 20 /* of 50 ms */
 
@@ -108,8 +111,22 @@ read_port(void *socket, int *port)
     return 0;
 }
 
+/* libzmq takes the socket that listens already, and closes it in the end. */
 static int
-bind_one(struct sockets *s, struct conn *conn, enum channel channel, struct err *err)
+use_fd(void *socket, int *listening)
+{
+    int fd = listening ? *listening : -1;
+
+    if (fd < 0)
+        return 0;
+    if (zmq_setsockopt(socket, ZMQ_USE_FD, &fd, sizeof fd) < 0)
+        return -1;
+    *listening = -1;
+    return 0;
+}
+
+static int
+bind_one(struct sockets *s, struct conn *conn, int *listening, enum channel channel, struct err *err)
 {
     char address[512];
     struct timespec pause = {.tv_nsec = 50000000};
@@ -118,7 +135,8 @@ bind_one(struct sockets *s, struct conn *conn, enum channel channel, struct err 
     if (conn_address(conn, channel, address, sizeof address) < 0)
         return err_set(err, ENAMETOOLONG, "the address of %s is too long", channel_names[channel]);
     s->socket[channel] = zmq_socket(s->context, types[channel]);
-    if (!s->socket[channel] || configure(s->socket[channel], channel) < 0)
+    if (!s->socket[channel] || configure(s->socket[channel], channel) < 0 ||
+        use_fd(s->socket[channel], listening ? &listening[channel] : NULL) < 0)
         return err_set(err, errno, "make the %s socket: %s", channel_names[channel],
                        zmq_strerror(errno));
     if (encrypt(s->socket[channel], conn) < 0)
@@ -139,7 +157,33 @@ bind_one(struct sockets *s, struct conn *conn, enum channel channel, struct err 
 }
 
 int
-sockets_open(struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err)
+sockets_listen(const struct conn *conn, int ret[static CHANNELS], struct err *err)
+{
+    mode_t mask = umask(077);
+    int r = 0;
+
+    for (int c = 0; r == 0 && c < CHANNELS; c++) {
+        struct sockaddr_un a = {.sun_family = AF_UNIX};
+        char address[512];
+
+        if (conn_address(conn, c, address, sizeof address) < 0 || strncmp(address, "ipc://", 6) != 0 ||
+            strlen(address + 6) >= sizeof a.sun_path) {
+            r = err_set(err, ENAMETOOLONG, "the connection file names no socket file for %s", channel_names[c]);
+            break;
+        }
+        memcpy(a.sun_path, address + 6, strlen(address + 6) + 1);
+        ret[c] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (ret[c] < 0 || bind(ret[c], (struct sockaddr *)&a, sizeof a) < 0 || listen(ret[c], 100) < 0)
+            r = err_errno(err, "bind %s to '%s'", channel_names[c], a.sun_path);
+    }
+    umask(mask);
+    for (int c = 0; r < 0 && c < CHANNELS; c++)
+        fd_close(&ret[c]);
+    return r;
+}
+
+int
+sockets_open(struct conn *conn, int *listening, struct sockets *ret, int *ret_exit, struct err *err)
 {
     struct sockets s = {.context = zmq_ctx_new()};
     mode_t mask = umask(077); /* socket files are for their owner only */
@@ -149,7 +193,7 @@ sockets_open(struct conn *conn, struct sockets *ret, int *ret_exit, struct err *
     if (!s.context)
         r = err_errno(err, "start ZeroMQ");
     for (int c = 0; r == 0 && c < CHANNELS; c++)
-        r = bind_one(&s, conn, c, err);
+        r = bind_one(&s, conn, listening, c, err);
     umask(mask);
     if (r < 0)
         sockets_close(&s, 0);
@@ -220,10 +264,35 @@ frames_recv(struct frames *f, void *socket)
 }
 
 void
+frames_of_front(struct frames *f, const struct frame *from)
+{
+    size_t at = 0, n = 3, count = 0;
+    struct bytes part;
+    uint8_t *copy;
+
+    while (frame_next(from, &at, &part))
+        count++;
+    *f = (struct frames){.bytes = calloc(3 + count, sizeof *f->bytes), .block = malloc(4 + from->length)};
+    if (!f->bytes || !f->block)
+        abort();
+    copy = f->block;
+    put32(copy, from->slot);
+    if (from->length)
+        memcpy(copy + 4, from->payload, from->length);
+    f->bytes[0] = (struct bytes){copy, 4};
+    f->bytes[1] = BYTES(WIRE_DELIMITER);
+    f->bytes[2] = BYTES("");
+    for (at = 0; frame_next(from, &at, &part);)
+        f->bytes[n++] = (struct bytes){copy + 4 + (part.data - from->payload), part.len};
+    f->n = f->size = n;
+}
+
+void
 frames_release(struct frames *f)
 {
-    for (size_t i = 0; i < f->n; i++)
+    for (size_t i = 0; !f->block && i < f->n; i++)
         zmq_msg_close(&f->msg[i]);
+    free(f->block);
     free(f->msg);
     free(f->bytes);
     *f = (struct frames){0};

@@ -9,6 +9,7 @@
 #include <zmq.h>
 
 #include "kernel/conn.h"
+#include "wall/frame.h"
 
 #define IOPUB_HWM 16384 /* messages queued for one subscriber before it counts as stopped */
 
@@ -18,18 +19,24 @@ struct sockets {
     struct strv files; /* of ipc sockets, to remove */
 };
 
-/* Binds all; ports that are 0 are chosen and written into `conn`. A busy address is tried again for a second: the kernel before us may still be on
+/* The socket files of an ipc connection, listening, without any ZeroMQ: for a kernel that others may speak
+ * to, and until one does. */
+int sockets_listen(const struct conn *conn, int ret[static CHANNELS], struct err *err);
+/* Binds all, or takes those of sockets_listen() (else NULL), and sets them to -1; ports that are 0 are chosen and written into `conn`. A busy address is tried again for a second: the kernel before us may still be on
  * its way out. *ret_exit is what the program should exit with on failure. */
-int sockets_open(struct conn *conn, struct sockets *ret, int *ret_exit, struct err *err);
+int sockets_open(struct conn *conn, int *listening, struct sockets *ret, int *ret_exit, struct err *err);
 /* Sends what is queued for at most `linger_ms`, closes, removes socket files. */
 void sockets_close(struct sockets *sockets, int linger_ms);
 
 /* A received message of any number of frames. */
 struct frames {
     zmq_msg_t *msg; /* owned */
-    struct bytes *bytes; /* of each frame, borrowed from msg */
+    struct bytes *bytes; /* of each frame, borrowed from msg, or from `block` */
     size_t n, size;
+    void *block; /* owned: of a message that came over the front (front.h); NULL: over ZeroMQ */
 };
+/* A message of the front as one of ZeroMQ: the client as its identity, the delimiter, no signature. */
+void frames_of_front(struct frames *f, const struct frame *from);
 /* Receives a whole message. 1, or 0 when nothing is there. */
 int frames_recv(struct frames *f, void *socket);
 void frames_release(struct frames *f);

@@ -225,11 +225,9 @@ parse(const struct bytes *frames, size_t delimiter, size_t n, struct wire_msg *m
     return 0;
 }
 
-int
-wire_open(struct wire *w, const struct bytes *frames, size_t n, struct wire_msg *ret,
-          struct err *err)
+static int
+find_delimiter(const struct bytes *frames, size_t n, size_t *ret, struct err *err)
 {
-    struct wire_msg m = {0};
     size_t delimiter = 0;
 
     while (delimiter < n && !bytes_equal(frames[delimiter], WIRE_DELIMITER))
@@ -238,8 +236,32 @@ wire_open(struct wire *w, const struct bytes *frames, size_t n, struct wire_msg 
         return err_set(err, EBADMSG, "%zu frames without a delimiter", n);
     if (n - delimiter < 2 + WIRE_PARTS)
         return err_set(err, EBADMSG, "%zu frames after the delimiter", n - delimiter - 1);
-    if (verify(w, frames[delimiter + 1], frames + delimiter + 2, err) < 0 ||
+    *ret = delimiter;
+    return 0;
+}
+
+int
+wire_open(struct wire *w, const struct bytes *frames, size_t n, struct wire_msg *ret,
+          struct err *err)
+{
+    struct wire_msg m = {0};
+    size_t delimiter;
+
+    if (find_delimiter(frames, n, &delimiter, err) < 0 ||
+        verify(w, frames[delimiter + 1], frames + delimiter + 2, err) < 0 ||
         parse(frames, delimiter, n, &m, err) < 0)
+        return -1;
+    *ret = m;
+    return 0;
+}
+
+int
+wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err *err)
+{
+    struct wire_msg m = {0};
+    size_t delimiter;
+
+    if (find_delimiter(frames, n, &delimiter, err) < 0 || parse(frames, delimiter, n, &m, err) < 0)
         return -1;
     *ret = m;
     return 0;

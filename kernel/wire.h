@@ -45,6 +45,9 @@ const char *wire_session(const struct wire *wire);
 int wire_open(struct wire *wire, const struct bytes *frames, size_t n, struct wire_msg *ret,
               struct err *err);
 
+/* The same of a message whose sender is known by the socket that it came through: nothing is verified. */
+int wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err *err);
+
 /* Appends a new header of ours. `type` is a literal without anything to escape. */
 int wire_header(struct wire *wire, const char *type, struct buf *ret);
 /* The msg_id of the last header made, without quotes. */

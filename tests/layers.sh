@@ -28,6 +28,7 @@ allow sandbox base wall sandbox
 allow kernel base wall kernel
 allow agent base wall agent
 allow cli base wall kernel cli
+allow serve base wall kernel serve
 allow image base wall sandbox image
 allow interpreter base wall interpreter
 
@@ -64,6 +65,7 @@ links husk-network libc libcares ld-linux-x86-64 $sanitizers
 links husk-ports libc ld-linux-x86-64 $sanitizers
 links husk-scope libc libsystemd ld-linux-x86-64 $sanitizers
 links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
+links husk-serve libc libmicrohttpd libwslay libsodium libcrypto libjansson ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64
 links husk libc libzmq libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers
 exit $status

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "kernel/front.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define READ_SIZE (256u << 10)
+#define KEEP_SIZE (1u << 20) /* a larger buffer is let go of when it is empty */
+#define FEW 12               /* parts that are sent from where they are */
+
+static const struct frame_rule rules[FRAME_LIMIT] = {
+#define SERVER FRONT_BY_SERVER
+#define KERNEL FRONT_BY_KERNEL
+#define ANY FRAME_ANY_PARTS
+#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = 1},
+#include "kernel/front.def"
+#undef FRAME
+};
+
+void
+front_open(struct front *f, int fd, enum front_sender hears)
+{
+    *f = (struct front){.socket = fd, .hears = hears};
+}
+
+void
+front_release(struct front *f)
+{
+    fd_close(&f->socket);
+    buf_release(&f->in);
+    buf_release(&f->out);
+    *f = FRONT_NONE;
+}
+
+size_t
+front_waiting(const struct front *f)
+{
+    return f->out.len - f->out_used;
+}
+
+void
+front_flush(struct front *f)
+{
+    while (f->socket >= 0 && f->out_used < f->out.len) {
+        ssize_t n = send(f->socket, f->out.data + f->out_used, f->out.len - f->out_used,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
+            return;
+        if (n < 0) { /* gone: nobody hears it */
+            f->ended = 1;
+            f->out_used = f->out.len;
+            break;
+        }
+        f->out_used += (size_t)n;
+    }
+    if (f->out_used == f->out.len) {
+        f->out.len = f->out_used = 0;
+        if (f->out.size > KEEP_SIZE)
+            buf_release(&f->out);
+    }
+}
+
+void
+front_linger(struct front *f, int ms)
+{
+    int64_t end = now_ms() + ms, left;
+
+    while (f->socket >= 0 && !f->ended && front_waiting(f) && (left = end - now_ms()) > 0) {
+        struct pollfd p = {.fd = f->socket, .events = POLLOUT};
+        if (poll(&p, 1, (int)left) > 0)
+            front_flush(f);
+    }
+}
+
+/* Of a frame of few parts, what the socket takes now. */
+static size_t
+send_now(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
+{
+    uint8_t head[FRAME_HEAD], part_head[FEW][FRAME_PART_HEAD];
+    struct iovec iov[1 + 2 * FEW] = {{head, FRAME_HEAD}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 1};
+    ssize_t sent;
+
+    frame_put_head(head, &frame);
+    for (size_t i = 0; i < n; i++) {
+        put32(part_head[i], (uint32_t)parts[i].len);
+        iov[msg.msg_iovlen++] = (struct iovec){part_head[i], FRAME_PART_HEAD};
+        if (parts[i].len)
+            iov[msg.msg_iovlen++] = (struct iovec){(void *)parts[i].data, parts[i].len};
+    }
+    do
+        sent = sendmsg(f->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
+        f->ended = 1;
+    return sent > 0 ? (size_t)sent : 0;
+}
+
+void
+front_send(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
+{
+    size_t payload = frame_payload(parts, n), sent = 0, before;
+
+    if (f->socket < 0 || f->ended)
+        return;
+    if (payload > FRONT_MESSAGE)
+        abort(); /* all that we send came through walls that are lower */
+    frame.length = (uint32_t)payload;
+    if (!front_waiting(f) && n <= FEW)
+        sent = send_now(f, frame, parts, n);
+    if (f->ended || sent == FRAME_HEAD + payload)
+        return;
+    if (f->out_used) {
+        buf_consume(&f->out, f->out_used);
+        f->out_used = 0;
+    }
+    before = f->out.len;
+    if (frame_add(&f->out, frame, parts, n) < 0)
+        abort();
+    if (before == 0)
+        f->out_used = sent;
+    front_flush(f);
+}
+
+void
+front_message(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4],
+              const struct bytes *buffers, size_t n)
+{
+    struct frame frame = {.number = f->hears == FRONT_BY_SERVER ? FRONT_MESSAGE_TO : FRONT_REQUEST,
+                          .slot = client, .value = channel};
+    struct bytes few[FEW], *all = few;
+
+    if (4 + n > FEW && !(all = calloc(4 + n, sizeof *all)))
+        abort();
+    memcpy(all, part, 4 * sizeof *all);
+    if (n)
+        memcpy(all + 4, buffers, n * sizeof *all);
+    front_send(f, frame, all, 4 + n);
+    if (all != few)
+        free(all);
+}
+
+/* Room for what is missing of the frame that has begun. -1 if it can never become valid. */
+static int
+make_room(struct front *f, struct err *err)
+{
+    size_t have, want = READ_SIZE;
+    struct frame head;
+    int r;
+
+    if (f->in_used) {
+        buf_consume(&f->in, f->in_used);
+        f->in_used = 0;
+    }
+    if (f->in.len == 0 && f->in.size > KEEP_SIZE)
+        buf_release(&f->in);
+    have = f->in.len;
+    r = frame_head(f->in.data, have, rules, f->hears, 1, &head, err);
+    if (r < 0)
+        return -1;
+    if (r > 0 && FRAME_HEAD + (size_t)head.length > have + want)
+        want = FRAME_HEAD + (size_t)head.length - have;
+    return buf_reserve(&f->in, want) < 0 ? err_errno(err, "receive %zu bytes", want) : 0;
+}
+
+int
+front_next(struct front *f, struct frame *ret, struct err *err)
+{
+    for (;;) {
+        ssize_t n = f->in.len ? frame_parse(f->in.data + f->in_used, f->in.len - f->in_used, rules, f->hears, 1,
+                                            ret, err)
+                              : 0;
+        if (n != 0) {
+            f->in_used += n > 0 ? (size_t)n : 0;
+            return n > 0 ? 1 : -1;
+        }
+        if (f->socket < 0 || f->ended)
+            return 0;
+        if (make_room(f, err) < 0)
+            return -1;
+        n = recv(f->socket, f->in.data + f->in.len, f->in.size - f->in.len, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == 0 || (n < 0 && errno != EAGAIN))
+            f->ended = 1;
+        if (n <= 0)
+            return 0;
+        f->in.len += (size_t)n;
+    }
+}
+
+int
+front_await(struct front *f, int ms, struct frame *ret, struct err *err)
+{
+    int64_t end = now_ms() + ms, left;
+    int r;
+
+    while ((r = front_next(f, ret, err)) == 0 && !f->ended && (left = end - now_ms()) > 0) {
+        struct pollfd p = {.fd = f->socket, .events = POLLIN};
+        (void)poll(&p, 1, (int)left);
+    }
+    return r;
+}
