@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #define READ_SIZE (256u << 10)
+#define PINGS 64 /* before a close is answered, see hold_the_close() */
 
 /*** What is sent ***/
 
@@ -260,12 +261,13 @@ websocket_close(struct websocket *w, uint16_t code, const char *reason)
 
 /*** Receiving ***/
 
-/* websocket-client (1.9) waits ten seconds for our answer to its close about every second time, because one of
- * its threads may take it from the other: it does not if a ping comes a little before it. */
+/* websocket-client (1.9) waits ten seconds for our answer to its close about every second time: the thread that
+ * closes takes it before the one that waits for the socket to be readable has seen it. It reads two bytes at
+ * a time, so a row of pings is seen by both. */
 static void
 hold_the_close(struct websocket *w)
 {
-    static const uint8_t ping[] = {0x80 | WSLAY_PING, 0};
+    uint8_t pings[2 * PINGS];
 
     if (!wslay_event_get_close_received(w->event) || w->close_at || wslay_event_get_close_sent(w->event))
         return;
@@ -273,8 +275,10 @@ hold_the_close(struct websocket *w)
         w->count--;
         message_drop(w->queue[(w->first + w->count) % w->size]);
     }
+    for (size_t i = 0; i < sizeof pings; i++)
+        pings[i] = i % 2 ? 0 : 0x80 | WSLAY_PING;
     if (!w->begun)
-        (void)put(w, ping, sizeof ping, 0);
+        (void)put(w, pings, sizeof pings, 0);
     w->close_at = now_ms() + WEBSOCKET_BEFORE_CLOSE_MS;
     set_timer(w);
 }
