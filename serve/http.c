@@ -27,14 +27,15 @@
 #define PUT "PUT"
 #define PATCH "PATCH"
 #define DELETE "DELETE"
-#define OPEN 1
 #define TOKEN 0
-static const struct route routes[] = {
-#define ROUTE(method, path, access, handler) {method, path, access, handler},
+#define OPEN 1
+#define EARLY 2
+const struct route routes[] = {
+#define ROUTE(method, path, access, handler) {method, path, access, #handler, handler},
 #include "serve/routes.def"
 #undef ROUTE
 };
-#undef OPEN
+const size_t routes_count = countof(routes);
 #undef TOKEN
 
 /* A connection whose request's head has not arrived: libmicrohttpd's own time-out begins anew with each byte. */
@@ -258,7 +259,7 @@ check_access(struct exchange *x)
         answer_error(x, 403, "'%s' is not a name of this server (--allow-host)", host);
     else if (!*s->token && !is_our_page(x))
         answer_error(x, 403, "a page of another origin may not use this server (--allow-origin)");
-    else if (*s->token && !x->route->open && !knows_token(x))
+    else if (*s->token && x->route->access != OPEN && !knows_token(x))
         answer_error(x, 403, "Forbidden");
 }
 
@@ -307,7 +308,7 @@ find_route(struct exchange *x, const char *url, const char *method)
         strcpy(x->path, url);
         if (!matches(routes[i].path, x->path, segment))
             continue;
-        if (strcmp(routes[i].method, method) == 0) {
+        if (strcmp(routes[i].method, strcmp(method, "HEAD") == 0 ? GET : method) == 0) {
             x->route = &routes[i];
             memcpy(x->segment, segment, sizeof segment);
             return;
@@ -413,6 +414,19 @@ queue(struct exchange *x)
 }
 
 static void
+handle(struct exchange *x)
+{
+    if (x->too_large) {
+        answer_error(x, 413, "the body is too large (--max-body)");
+    } else if (x->server->draining) {
+        answer_error(x, 503, "the server is ending");
+    } else {
+        server_active(x->server);
+        x->route->handle(x->server, x);
+    }
+}
+
+static void
 begin(struct exchange *x, const char *url, const char *method)
 {
     const char *length = exchange_header(x, "Content-Length");
@@ -425,21 +439,10 @@ begin(struct exchange *x, const char *url, const char *method)
     find_route(x, url, method);
     if (!x->answered)
         check_access(x);
-    if (!x->answered && length && strtoull(length, NULL, 10) > x->server->options.max_body)
+    if (!x->answered && x->route->access != EARLY && length && strtoull(length, NULL, 10) > x->server->options.max_body)
         answer_error(x, 413, "a body of %s bytes is too large (--max-body)", length);
-}
-
-static void
-handle(struct exchange *x)
-{
-    if (x->too_large) {
-        answer_error(x, 413, "the body is too large (--max-body)");
-    } else if (x->server->draining) {
-        answer_error(x, 503, "the server is ending");
-    } else {
-        server_active(x->server);
-        x->route->handle(x->server, x);
-    }
+    if (!x->answered && x->route->access == EARLY)
+        handle(x);
 }
 
 static enum MHD_Result
@@ -454,6 +457,16 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
         begin(x, url, method);
         return x->answered ? queue(x) : MHD_YES;
     }
+    if (*size && x->take_data) {
+        if (buf_add(&x->body, data, *size) < 0)
+            return MHD_NO;
+        *size = 0;
+        if (x->take_data(x)) {
+            x->paused = 1;
+            MHD_suspend_connection(c);
+        }
+        return MHD_YES;
+    }
     if (*size) {
         if (x->body.len + *size > x->server->options.max_body)
             x->too_large = 1;
@@ -462,8 +475,13 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
         *size = 0;
         return MHD_YES;
     }
-    if (!x->answered)
-        handle(x);
+    if (!x->answered && !x->ended) {
+        x->ended = 1;
+        if (x->take_end)
+            x->take_end(x);
+        else
+            handle(x);
+    }
     if (x->answered)
         return queue(x);
     x->suspended = 1;
@@ -479,6 +497,16 @@ on_log(void *of, const char *format, va_list args)
     vsnprintf(text, sizeof text, format, args);
     text[strcspn(text, "\n")] = 0;
     log_debug("http: %s", text);
+}
+
+void
+exchange_go_on(struct exchange *x)
+{
+    if (!x->paused)
+        return;
+    x->paused = 0;
+    MHD_resume_connection(x->connection);
+    x->server->run_http = 1;
 }
 
 /*** Start and stop ***/

@@ -15,9 +15,12 @@
 struct exchange;
 struct route {
     const char *method, *path; /* "*": one segment, "**": the rest */
-    int open;                  /* without a token */
+    int access;                /* of routes.def */
+    const char *name;          /* of its handler */
     void (*handle)(struct server *s, struct exchange *x);
 };
+extern const struct route routes[];
+extern const size_t routes_count;
 
 struct exchange {
     struct server *server;
@@ -31,7 +34,13 @@ struct exchange {
     struct MHD_Response *response;
     void *of;                          /* the handler's */
     void (*gone)(struct exchange *x);  /* its client is gone, and it is not answered */
+    /* EARLY: a piece has been added to `body`; 1: no more for now, until exchange_go_on(). The whole of it is there. */
+    int (*take_data)(struct exchange *x);
+    void (*take_end)(struct exchange *x);
+    int paused, ended;
 };
+/* More of its body can be taken. */
+void exchange_go_on(struct exchange *x);
 
 int http_start(struct server *s, struct err *err);
 void http_stop(struct server *s);
