@@ -254,6 +254,9 @@ websocket_close(struct websocket *w, uint16_t code, const char *reason)
         return;
     w->close_code = code;
     snprintf(w->close_reason, sizeof w->close_reason, "%s", reason);
+    for (char *c = w->close_reason; *c; c++)
+        if (*c < 0x20 || *c > 0x7e)
+            *c = '?'; /* it may quote what is no UTF-8, or be cut inside a character */
     w->closing = now_ms() + WEBSOCKET_CLOSE_MS;
     set_timer(w);
     go_on(w);

@@ -6,7 +6,7 @@ TESTS += tests/layers.sh
 
 if HAVE_CMOCKA
 UNIT_TESTS = tests/test_base tests/test_frame tests/test_json tests/test_wire tests/test_policy \
-	tests/test_network tests/test_entry tests/test_names tests/test_progress
+	tests/test_network tests/test_entry tests/test_names tests/test_progress tests/test_framing
 check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)
 endif
@@ -31,6 +31,9 @@ tests_test_wire_LDADD = $(KERNEL_LIBS) $(CMOCKA_LIBS)
 tests_test_policy_SOURCES = tests/test_policy.c sandbox/policy.c
 tests_test_policy_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_test_policy_LDADD = libwall.a libbase.a $(CMOCKA_LIBS)
+tests_test_framing_SOURCES = tests/test_framing.c serve/framing.c
+tests_test_framing_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_test_framing_LDADD = libbase.a $(CMOCKA_LIBS)
 network_files = sandbox/aliases.c sandbox/dns.c sandbox/hello.c
 tests_test_network_SOURCES = tests/test_network.c $(network_files)
 tests_test_network_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
@@ -43,7 +46,7 @@ tests_test_entry_LDADD = libbase.a $(CMOCKA_LIBS)
 FUZZ_SECONDS = 60
 FUZZ_FLAGS = -fsanitize=fuzzer
 FUZZERS = tests/fuzz_frame tests/fuzz_json tests/fuzz_wire tests/fuzz_conn tests/fuzz_timeline \
-	tests/fuzz_dns tests/fuzz_hello tests/fuzz_image tests/fuzz_names tests/fuzz_progress
+	tests/fuzz_dns tests/fuzz_hello tests/fuzz_image tests/fuzz_names tests/fuzz_progress tests/fuzz_framing
 if FUZZING
 noinst_PROGRAMS += $(FUZZERS)
 endif
@@ -87,6 +90,11 @@ tests_fuzz_image_SOURCES = tests/fuzz_image.c image/entry.c image/layout.c image
 tests_fuzz_image_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(CRYPTO_CFLAGS) $(FUZZ_FLAGS)
 tests_fuzz_image_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_FLAGS)
 tests_fuzz_image_LDADD = libbase.a $(JANSSON_LIBS) $(CRYPTO_LIBS)
+
+tests_fuzz_framing_SOURCES = tests/fuzz_framing.c serve/framing.c
+tests_fuzz_framing_CFLAGS = $(AM_CFLAGS) $(FUZZ_FLAGS)
+tests_fuzz_framing_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_FLAGS)
+tests_fuzz_framing_LDADD = libbase.a
 
 # Each a target of its own, for make -j.
 fuzz: $(FUZZERS:%=%.run)

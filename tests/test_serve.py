@@ -459,6 +459,7 @@ BAD = {
     "v1: offsets that go back": ("v1", "binary", raw(6, 56, 61, 60, 65, 67, 69, rest=b"shell{}{}{}{}"), 1007),
     "v1: the first among the offsets": ("v1", "binary", raw(6, 8, 61, 63, 65, 67, 69, rest=b"shell{}{}{}{}"), 1007),
     "v1: a part that is no JSON": ("v1", "binary", raw(6, 56, 61, 63, 65, 67, 69, rest=b"shell{}{}{}[]"), 1007),
+    "v1: a channel that is no UTF-8": ("v1", "binary", raw(6, 56, 58, 60, 62, 64, 66, rest=b"\xff\xfe{}{}{}{}"), 1008),
     "v1: no msg_id": ("v1", "binary", raw(6, 56, 61, 63, 65, 67, 69, rest=b"shell{}{}{}{}"), 1007),
 }
 
