@@ -252,7 +252,7 @@ add_guards(const struct kernel *k, struct strv *options)
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
     static const char *(*const ours[])(void) = {paths_program, paths_broker, paths_init, paths_network,
-                                                paths_ports, paths_scope, paths_logos};
+                                                paths_ports, paths_scope, paths_server, paths_logos};
     int bad = add_secrets(k, options) < 0;
 
     for (size_t i = 0; !bad && i < countof(ours); i++)
