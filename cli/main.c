@@ -89,6 +89,7 @@ static const struct {
     {"api", api_command, "the operations and their parameters"},
     {"completion", completion_command, "completion for bash or zsh, as text"},
     {"install", install_command, "make husk known to Jupyter clients"},
+    {"warm", warm_command, "freeze an interpreter, so that kernels start in milliseconds"},
     {"doctor", doctor_command, "say what this machine can do for husk, and how to repair what is missing"},
 };
 

@@ -9,6 +9,7 @@
  * descriptors 1 and 2 instead.
  */
 #include "interpreter/encode.h"
+#include "interpreter/freeze.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,6 +46,7 @@ extern const char *PyUnicode_AsUTF8AndSize(PyObject *unicode, Py_ssize_t *size);
 #endif
 
 #define SEND_PARTS 64               /* parts of a frame that need no allocation */
+#define FREEZE_NUMBERS 64           /* processes */
 #define TEXT_CHUNK (RING_BYTES / 8) /* bytes: longer text is several records */
 
 static struct ring *ring;
@@ -685,6 +688,74 @@ husk_start(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* spend_numbers(): the next child has a number that the first processes of a sandbox have not. */
+static PyObject *
+husk_spend_numbers(PyObject *self, PyObject *none)
+{
+    for (int i = 0; i < FREEZE_NUMBERS; i++) {
+        pid_t pid = vfork();
+
+        if (pid == 0)
+            _exit(0);
+        if (pid < 0 || waitpid(pid, NULL, 0) < 0)
+            return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The variables that execve(2) gave to this process. */
+static PyObject *
+list_environment(void)
+{
+    PyObject *list = PyList_New(0);
+
+    for (char **e = environ; list && *e; e++) {
+        PyObject *item = PyBytes_FromString(*e);
+        int r = item ? PyList_Append(list, item) : -1;
+
+        Py_XDECREF(item);
+        if (r < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* freeze(fd): a child of this process is written to the descriptor (freeze.h). It is a child of
+ * fork(2), so that whatever has threads and minds has been told (pthread_atfork) and has none. Returns
+ * the child's exit status; and in each thawed process, where it is a child of fork once more,
+ * (its environment, how many arguments it has). */
+static PyObject *
+husk_freeze(PyObject *self, PyObject *to)
+{
+    int fd = (int)PyLong_AsLong(to), status = 0, r;
+    struct err err;
+    pid_t pid;
+
+    if (PyErr_Occurred())
+        return NULL;
+    freeze_prepare();
+    PyOS_BeforeFork();
+    pid = fork();
+    if (pid != 0) {
+        PyOS_AfterFork_Parent();
+        if (pid < 0 || waitpid(pid, &status, 0) < 0)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        return PyLong_FromLong(status);
+    }
+    PyOS_AfterFork_Child();
+    PyOS_BeforeFork();
+    r = freeze(fd, &err);
+    if (r <= 0) {
+        if (r < 0)
+            (void)!dprintf(STDERR_FILENO, "%s\n", err.text);
+        _exit(r < 0);
+    }
+    PyOS_AfterFork_Child();
+    return Py_BuildValue("(Ni)", list_environment(), freeze_arguments());
+}
+
 /* Microseconds of this process and its children that have ended. */
 static int64_t
 cpu_time(void)
@@ -777,6 +848,8 @@ static PyMethodDef methods[] = {
     {"buffered", husk_buffered, METH_NOARGS, "buffered() -> bool"},
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
+    {"spend_numbers", husk_spend_numbers, METH_NOARGS, "spend_numbers(): of processes"},
+    {"freeze", husk_freeze, METH_O, "freeze(fd) -> status; in who is thawed (environment, count of arguments)"},
     {"murmur2", husk_murmur2, METH_VARARGS, "murmur2(bytes, seed) -> int"},
     {"sync", husk_sync, METH_NOARGS, "sync(): flush C's stdio"},
     {NULL, NULL, 0, NULL},

@@ -33,7 +33,8 @@ int box_build(struct box *box, const struct strv *options, struct err *err);
 int box_check(struct box *box, const struct strv *options, struct err *err);
 /* Starts a process; fds become its descriptors 1 to 9 and stay the caller's. With BOX_STAYS, it and
  * what descends from it stay over box_sweep(). */
-#define BOX_STAYS 1
+#define BOX_STAYS SANDBOX_STAYS
+#define BOX_NAMED SANDBOX_NAMED /* argv[0] is executed, with argv[1] and what follows as its arguments */
 int box_spawn(struct box *box, uint32_t slot, unsigned how, const char *directory,
               const struct strv *argv, const struct strv *environment, const int fds[static SANDBOX_FDS],
               struct err *err);

@@ -59,6 +59,7 @@ on_hello(struct kernel *k, const struct frame *f, struct err *err)
     k->interp.last_words.len = 0;
     k->can_debug = json_get(about, "debugger", &why) == J_TRUE &&
                    strcmp(kernel_containment(k), "full") == 0;
+    warm_arrived(k);
     for (struct shell *s = k->debugger.next; s; s = s->next)
         interp_open_shell(k, s);
     if (k->front.socket >= 0) {
@@ -829,16 +830,18 @@ interp_start(struct kernel *k)
     struct timeline_ends ends;
     struct interp *in = &k->interp;
     struct err err;
+    unsigned how;
     int r;
 
-    if (strv_add(&argv, k->python.executable) < 0 || strv_add(&argv, paths_glue()) < 0 ||
-        interp_environment(k, &environment) < 0) {
-        err_errno(&err, "start the interpreter");
+    if (timeline_open(&in->timeline, sink, &ends, &err) < 0 ||
+        (ends.fd[INTERP_FD_ASIDE - 1] = aside_open(k, &err)) < 0) {
         kernel_fail(k, EXIT_SYSTEM, &err);
         return;
     }
-    if (timeline_open(&in->timeline, sink, &ends, &err) < 0 ||
-        (ends.fd[INTERP_FD_ASIDE - 1] = aside_open(k, &err)) < 0) {
+    how = warm_prepare(k, &argv, in->timeline.socket);
+    if (strv_add(&argv, k->python.executable) < 0 || strv_add(&argv, paths_glue()) < 0 ||
+        interp_environment(k, &environment) < 0) {
+        err_errno(&err, "start the interpreter");
         kernel_fail(k, EXIT_SYSTEM, &err);
         return;
     }
@@ -848,7 +851,7 @@ interp_start(struct kernel *k)
     in->hung_up = 0;
     in->last_words.len = 0;
     in->out.buf.len = in->out.used = in->side.buf.len = in->side.used = 0;
-    r = box_spawn(&k->box, in->slot, 0, k->directory, &argv, &environment, ends.fd, &err);
+    r = box_spawn(&k->box, in->slot, how, k->directory, &argv, &environment, ends.fd, &err);
     for (size_t i = 0; i < countof(ends.fd); i++)
         fd_close(&ends.fd[i]);
     if (r < 0)
@@ -972,22 +975,41 @@ answer_for_the_dead(struct kernel *k, const char *why)
     shells_sweep(k);
 }
 
-static void
-fail_at_start(struct kernel *k, const char *why)
+/* The last line that it printed before it was there, or "". */
+static const char *
+last_line(struct interp *in)
 {
-    struct err err;
-    struct buf *words = &k->interp.last_words;
-    const char *line = "";
+    struct buf *words = &in->last_words;
+    const char *line;
 
     while (words->len && words->data[words->len - 1] == '\n')
         words->len--;
-    if (words->len && buf_string(words)) {
-        line = strrchr((char *)words->data, '\n');
-        line = line ? line + 1 : (char *)words->data;
-    }
+    if (!words->len || !buf_string(words))
+        return "";
+    line = strrchr((char *)words->data, '\n');
+    return line ? line + 1 : (char *)words->data;
+}
+
+static void
+fail_at_start(struct kernel *k, const char *why)
+{
+    const char *line = last_line(&k->interp);
+    struct err err;
+
     err_set(&err, ECHILD, "'%s' does not start: %s%s%s", k->python.executable, why,
             *line ? "; it said: " : "", line);
     kernel_fail(k, EXIT_PYTHON, &err);
+}
+
+/* What the last one left behind ends first. */
+static void
+start_again(struct kernel *k)
+{
+    struct err err;
+
+    k->interp.state = INTERP_SWEEPING;
+    if (box_sweep(&k->box, &err) < 0)
+        kernel_fail(k, EXIT_SYSTEM, &err);
 }
 
 static void
@@ -995,7 +1017,6 @@ on_exited(struct kernel *k, int status, struct bytes cause)
 {
     struct interp *in = &k->interp;
     char why[640];
-    struct err err;
     int starting;
 
     in->hung_up = 0;
@@ -1013,6 +1034,10 @@ on_exited(struct kernel *k, int status, struct bytes cause)
         k->done = 1;
         return;
     }
+    if (starting && warm_failed(k, *last_line(in) ? last_line(in) : why)) {
+        start_again(k);
+        return;
+    }
     if (starting && (in->slot == 1 || ++in->failures >= INTERP_TRIES)) {
         fail_at_start(k, why);
         return;
@@ -1024,9 +1049,7 @@ on_exited(struct kernel *k, int status, struct bytes cause)
     k->restarting = 0;
     k->next_count = 1; /* a new interpreter has no In[1] */
     history_next_session(&k->history);
-    in->state = INTERP_SWEEPING;
-    if (box_sweep(&k->box, &err) < 0)
-        kernel_fail(k, EXIT_SYSTEM, &err);
+    start_again(k);
 }
 
 static void
@@ -1035,6 +1058,13 @@ on_failed(struct kernel *k, const struct frame *f)
     struct bytes step = frame_part(f, 0), text = frame_part(f, 1), advice = frame_part(f, 2);
     struct err err;
 
+    snprintf(err.text, sizeof err.text, "step '%.*s': %.*s", (int)step.len, step.data, (int)text.len, text.data);
+    if (f->slot && f->slot == k->interp.slot && warm_failed(k, err.text)) {
+        timeline_close(&k->interp.timeline);
+        aside_close(k);
+        start_again(k);
+        return;
+    }
     err_set(&err, (int)f->value, "%s: step '%.*s': %.*s%s%.*s",
             f->slot ? "the interpreter cannot be started in the sandbox"
                     : "the sandbox cannot be built",

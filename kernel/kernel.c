@@ -91,8 +91,8 @@ watch_parent(struct kernel *k)
         k->done = 1;
 }
 
-static int
-find_directory(struct kernel *k, struct err *err)
+int
+kernel_find_directory(struct kernel *k, struct err *err)
 {
     const char *home = has_profile(k, "image")    ? IMAGE_HOME
                        : has_profile(k, "strict") ? STRICT_HOME
@@ -433,7 +433,7 @@ start(struct kernel *k, struct err *err)
     if (!k->wire)
         return EXIT_DATA;
     conn_forget_key(&k->conn);
-    if (find_directory(k, err) < 0 || open_signals(k, err) < 0)
+    if (kernel_find_directory(k, err) < 0 || open_signals(k, err) < 0)
         return EXIT_SYSTEM;
     if (k->options.image && image_find(k->options.image, &k->image, err) < 0)
         return EXIT_SYSTEM;
@@ -443,6 +443,7 @@ start(struct kernel *k, struct err *err)
         return EXIT_PYTHON;
     if (ask_for_sandbox(k, err) < 0)
         return EXIT_SYSTEM;
+    warm_look(k); /* while it is built */
     if (open_sockets(k, &exit_code, err) < 0)
         return exit_code;
     iopub_init(&k->iopub, k->sockets.socket[IOPUB], &k->front, k->wire);
@@ -570,6 +571,7 @@ timeout(const struct kernel *k)
     sooner(&at, operations_deadline(k));
     sooner(&at, aside_deadline(k));
     sooner(&at, history_deadline(k));
+    sooner(&at, k->warm.give_up);
     sooner(&at, idle_over(k));
     sooner(&at, k->life_over);
     if (!at)
@@ -734,6 +736,7 @@ turn(struct kernel *k)
     aside_tick(k, now_ms());
     interp_tick(k, now_ms());
     history_tick(k, now_ms());
+    warm_tick(k, now_ms());
     end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)
@@ -790,6 +793,7 @@ release(struct kernel *k)
     }
     history_release(k);
     ports_release(k);
+    warm_release(k);
     sandboxes_release(k);
     buf_release(&k->tags);
     box_end(&k->box);
@@ -816,6 +820,7 @@ kernel_run(struct kernel *k, struct err *err)
     int r;
 
     k->box = BOX_EMPTY;
+    k->warm = WARM_EMPTY;
     k->interp.timeline = (struct timeline){.socket = -1, .side = -1, .pipe = {-1, -1}};
     shells_init(k);
     for (int c = 0; c < CHANNELS; c++)

@@ -7,6 +7,7 @@
  *   reply.c     messages out: replies, errors, busy and idle
  *   interp.c    the interpreter: starts, feeds, hears, interrupts, replaces it
  *   shells.c    what runs side by side in it: the main shell, subshells, the debugger
+ *   warm.c      what it is thawed from, if it is; freezer.c makes that
  *   aside.c     questions about names, while a cell runs
  *   operations.c  files, commands and processes beside the interpreter
  */
@@ -26,6 +27,7 @@
 #include "kernel/shells.h"
 #include "kernel/sockets.h"
 #include "kernel/timeline.h"
+#include "kernel/warm.h"
 #include "kernel/wire.h"
 
 /* Starting and stopping again without ever getting as far as HELLO: then the kernel gives up. */
@@ -69,6 +71,7 @@ struct kernel {
     struct python python;
     char *image; /* the root file system of profile image, or NULL */
     struct interp interp;
+    struct warm warm;
     struct shell main, debugger; /* and subshells behind them */
     int can_debug;          /* its Python has what the debugger needs, as far as is known */
     uint32_t next_shell;    /* number of the next subshell */
@@ -102,6 +105,7 @@ struct kernel {
 };
 
 /* kernel.c */
+int kernel_find_directory(struct kernel *k, struct err *err); /* where cells start, and home */
 int kernel_run(struct kernel *k, struct err *err); /* returns an exit code */
 void kernel_end(struct kernel *k);                 /* begins an orderly end */
 void kernel_fail(struct kernel *k, int exit_code, const struct err *err); /* ends now, says why */

@@ -209,6 +209,21 @@ pass_over(struct options *o, const char *word, size_t len, struct err *err)
     return 0;
 }
 
+/* Names go to an import statement, and into the name of a file. */
+static int
+check_start(const struct options *o, struct err *err)
+{
+    if (o->start && strcmp(o->start, "warm") != 0 && strcmp(o->start, "cold") != 0)
+        return err_set(err, EINVAL, "--start '%s' is not one of warm, cold", o->start);
+    for (size_t i = 0; i < o->preload.len; i++) {
+        const char *name = o->preload.item[i];
+        if (!*name || (*name >= '0' && *name <= '9') || strstr(name, "..") || *name == '.' ||
+            name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")])
+            return err_set(err, EINVAL, "--preload '%s' is no name of a module", name);
+    }
+    return 0;
+}
+
 /* What a person believes to have is what there is: nothing is guessed from half a wish. */
 static int
 check_network(const struct options *o, struct err *err)
@@ -263,7 +278,7 @@ options_read(int argc, char **argv, int strict, struct options *ret, struct err 
         if (set_option(&o, opt, value, err) < 0)
             return -1;
     }
-    if (check_network(&o, err) < 0)
+    if (check_network(&o, err) < 0 || check_start(&o, err) < 0)
         return -1;
     *ret = o;
     o = (struct options){0}; /* moved to the caller */
@@ -287,6 +302,8 @@ options_release(struct options *o)
     free(o->resolver);
     strv_release(&o->allow);
     strv_release(&o->environment);
+    free(o->start);
+    strv_release(&o->preload);
     *o = (struct options){0};
 }
 

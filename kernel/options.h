@@ -34,6 +34,8 @@ struct options {
     char *history; /* NULL: by profile */
     struct strv mounts; /* each SRC:DST:ro or SRC:DST:rw, absolute */
     struct strv environment;
+    char *start; /* NULL: warm */
+    struct strv preload; /* names of modules */
     int log_level;
 };
 

@@ -14,7 +14,7 @@
 
 static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX],
     unpack[PATH_MAX], server[PATH_MAX],
-    interpreter[PATH_MAX], glue[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
+    interpreter[PATH_MAX], glue[PATH_MAX], thaw[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
 place(char into[static PATH_MAX], const char *prefix, const char *rest, struct err *err)
@@ -67,6 +67,7 @@ paths_find(struct err *err)
         place(unpack, prefix, "/libexec/husk/husk-unpack", err) < 0 ||
         place(interpreter, prefix, "/lib/husk/interpreter", err) < 0 ||
         place(agent, prefix, "/lib/husk/interpreter/husk-agent", err) < 0 ||
+        place(thaw, prefix, "/lib/husk/interpreter/husk-thaw", err) < 0 ||
         place(glue, prefix, "/lib/husk/interpreter/husk_interpreter/__main__.py", err) < 0 ||
         place(probe, prefix, "/lib/husk/interpreter/probe.py", err) < 0 ||
         place(logos, prefix, "/share/husk/logos", err) < 0)
@@ -132,6 +133,12 @@ const char *
 paths_agent(void)
 {
     return agent;
+}
+
+const char *
+paths_thaw(void)
+{
+    return thaw;
 }
 
 const char *

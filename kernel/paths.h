@@ -19,6 +19,7 @@ const char *paths_scope(void);       /* libexec/husk/husk-scope */
 const char *paths_unpack(void);      /* libexec/husk/husk-unpack */
 const char *paths_interpreter(void); /* lib/husk/interpreter: visible in every sandbox */
 const char *paths_agent(void);       /* husk-agent, beside it: executed inside only */
+const char *paths_thaw(void);        /* husk-thaw, beside it; where interpreters can be frozen */
 const char *paths_glue(void);        /* the script that Python is started with */
 const char *paths_probe(void);
 const char *paths_logos(void);       /* share/husk/logos */

@@ -189,7 +189,9 @@ on_spawn(struct init *in, const struct frame *f, const int *fds)
     char **argv = split_strings(frame_part(f, 1)), **environment = split_strings(frame_part(f, 2));
     struct process *process = free_process(in);
     struct join_failure failure = {.step = "fork"};
-    struct join join = {.policy = &in->policy, .directory = where, .argv = argv,
+    int named = argv && argv[0] && (f->value & SANDBOX_NAMED) != 0;
+    struct join join = {.policy = &in->policy, .directory = where, .program = argv ? argv[0] : NULL,
+                        .argv = argv ? argv + named : NULL,
                         .environment = environment, .fds = fds};
     pid_t pid = -1;
 
@@ -202,7 +204,7 @@ on_spawn(struct init *in, const struct frame *f, const int *fds)
     if (pid < 0) {
         tell_failure(f->slot, failure.step, &failure.err);
     } else {
-        *process = (struct process){.pid = pid, .slot = f->slot, .stays = f->value == 1};
+        *process = (struct process){.pid = pid, .slot = f->slot, .stays = (f->value & SANDBOX_STAYS) != 0};
         tell((struct frame){.number = SANDBOX_SPAWNED, .slot = f->slot, .value = (uint32_t)pid},
              NULL, 0);
     }

@@ -101,8 +101,8 @@ step_forks(struct join *j, struct err *err)
 static int
 step_execute(struct join *j, struct err *err)
 {
-    execve(j->argv[0], j->argv, j->environment);
-    return err_errno(err, "execute '%s'", j->argv[0]);
+    execve(j->program, j->argv, j->environment);
+    return err_errno(err, "execute '%s'", j->program);
 }
 
 static const struct {

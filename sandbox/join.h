@@ -50,6 +50,7 @@ struct join_policy {
 struct join {
     const struct join_policy *policy;
     const char *directory;
+    const char *program;
     char *const *argv;
     char *const *environment;
     const int *fds; /* become 1 to 9; SANDBOX_FDS of them */

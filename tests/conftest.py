@@ -25,6 +25,7 @@ from jupyter_client.manager import KernelManager
 PREFIX = pathlib.Path(os.environ.get("HUSK_PREFIX", "/usr/local")).resolve()
 HUSK = str(PREFIX / "bin" / "husk")
 PYTHON = os.environ.get("HUSK_PYTHON", sys.executable)
+START = os.environ.get("HUSK_TEST_START")
 TIMEOUT = 60  # seconds; generous, no test depends on speed
 
 
@@ -93,6 +94,8 @@ class Kernel:
         that is put in front of husk."""
         if "--history" not in options:  # nor does a test read what others entered
             options = ("--history", "session", *options)
+        if START and "--start" not in options:
+            options = ("--start", START, *options)
         directories = spec_directory(directory / "spec", *options, husk=husk)
         specs = KernelSpecManager(kernel_dirs=[str(directories)])
         if within:
@@ -185,6 +188,14 @@ class Kernel:
     def stop(self):
         self._end()
         self._stderr.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_interpreters():
+    """Kernels of the tests start as those of users do, but for their first one: warm. HUSK_TEST_START=cold: none does."""
+    if START is None and os.path.exists(HUSK):
+        for profile in ("notebook", "strict"):
+            subprocess.run([HUSK, "warm", "--python", PYTHON, "--profile", profile], capture_output=True, timeout=TIMEOUT * 2)
 
 
 NAMESPACES = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]

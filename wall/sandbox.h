@@ -8,6 +8,9 @@
 
 #define SANDBOX_FD 3          /* broker and pid 1 find their socket here */
 #define SANDBOX_PACKET 200000 /* bytes: no frame of this wall is longer */
+/* Bits of SPAWN's value. */
+#define SANDBOX_STAYS 1 /* SWEEP spares it and what descends from it */
+#define SANDBOX_NAMED 2 /* the first argument is the program; its own arguments begin with the second */
 #define SANDBOX_FDS 9         /* descriptors with SPAWN: they become 1 to 9 of the process */
 
 enum sandbox_sender { SANDBOX_BY_KERNEL = 1, SANDBOX_BY_BROKER = 2, SANDBOX_BY_INIT = 4, SANDBOX_BY_NETWORK = 8 };

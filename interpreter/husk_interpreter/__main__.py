@@ -24,15 +24,24 @@ def main():
     import _husk
     from husk_interpreter import messages, streams
 
-    _husk.start(streams.slot_of_context, messages.fallback)
+    freezes = sys.argv[1:2] == ["--freeze"]
+    if freezes:
+        from husk_interpreter import frozen
+
+        frozen.begin()
+    else:
+        _husk.start(streams.slot_of_context, messages.fallback)
     streams.install()
     from husk_interpreter import kernel
 
-    # Our directory goes to the end, so that nothing of ours shadows a module of the user's.
-    sys.path.remove(here)
-    sys.path.insert(0, "")
-    sys.path.append(here)
-    kernel.Kernel().run()
+    # Before the working directory may be searched: nothing in it stands in for what IPython imports.
+    # Nothing here is global from now on: in plain mode this module is the user's own.
+    made = kernel.Kernel()
+    kernel.place_path(here)
+    if freezes:
+        frozen.freeze(made)  # returns in who is thawed
+        _husk.start(streams.slot_of_context, messages.fallback)
+    made.run()
 
 
 if __name__ == "__main__":

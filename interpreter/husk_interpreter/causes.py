@@ -8,8 +8,18 @@ which option it could hold more. Only what is seen to be exhausted is named.
 import errno
 import os
 
-LIMITS = dict(item.split("=", 1) for item in os.environ.get("HUSK_LIMITS", "").split(",") if "=" in item)
+LIMITS = {}
 IN_MEMORY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+
+
+def read_limits():
+    """Again where an interpreter was thawed: its sandbox is another one."""
+    said = os.environ.get("HUSK_LIMITS", "").split(",")
+    LIMITS.clear()
+    LIMITS.update(item.split("=", 1) for item in said if "=" in item)
+
+
+read_limits()
 
 
 def _size(number):

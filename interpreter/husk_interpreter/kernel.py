@@ -36,6 +36,15 @@ def _decode(part):
     return json.loads(part.decode("utf-8", "surrogatepass")) if part else {}
 
 
+def place_path(here):
+    """Our directory goes to the end, so that nothing of ours shadows a module of the user's."""
+    for name in (here, ""):
+        if name in sys.path:
+            sys.path.remove(name)
+    sys.path.insert(0, "")
+    sys.path.append(here)
+
+
 class Session:
     """What is left of jupyter_client's Session inside: signing is the supervisor's."""
 
@@ -63,14 +72,13 @@ class Kernel:
 
     def __init__(self):
         self._init_requests()
-        asyncio.set_event_loop(self.loop)
         self.session = Session(self)
         self.user_ns = {}
         self.shell = self._make_shell()
 
     def _init_requests(self):
-        """What belongs to the requests of one shell."""
-        self.loop = asyncio.new_event_loop()
+        """What belongs to the requests of one shell. Its loop has descriptors, which who is frozen has not."""
+        self.loop = None
         self.context = contextvars.copy_context()  # of cells: what one sets, the next one sees
         self.parent = {}
         self.slot = 0
@@ -119,7 +127,12 @@ class Kernel:
         self.user_ns = made.user_ns
         return made
 
+    def open_loop(self):
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+
     def run(self):
+        self.open_loop()
         builtins.input = self.raw_input
         getpass.getpass = self.getpass
         signal.signal(signal.SIGINT, self.on_sigint)

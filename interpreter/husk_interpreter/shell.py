@@ -199,6 +199,15 @@ class ZMQInteractiveShell(InteractiveShell):
         if os.environ.pop("HUSK_RUN", None):  # husk run: sys.exit() is meant, nobody needs advice
             warnings.filterwarnings("ignore", "To exit: use")
 
+    def wake(self):
+        """What of a fresh start depends on the sandbox: this shell was made in another one."""
+        self.init_environment()
+        self.starting_dir = os.getcwd()
+        visited = self.history_manager.dir_hist  # of strings or paths, as the version of IPython has it
+        visited[:] = [type(one)(self.starting_dir) for one in visited]
+        os.makedirs(self.profile_dir.location, exist_ok=True)
+        self.profile_dir.check_dirs()
+
     def init_hooks(self):
         super().init_hooks()
         self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)

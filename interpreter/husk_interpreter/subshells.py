@@ -39,6 +39,7 @@ class Subshell(Kernel):
         self.session, self.user_ns = main.session, main.user_ns
         self.shell, self.plain = main.shell, main.plain
         self._init_requests()
+        self.loop = asyncio.new_event_loop()
         self._threads = threads
         self._answers = queue.SimpleQueue()
         self._guard = threading.Lock()  # of `interruptible` and `leaving`, between threads
