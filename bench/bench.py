@@ -52,6 +52,7 @@ class Client:
             socket = self.sockets[channel] = context.socket(kind)
             socket.linger = 0
             socket.rcvhwm = 0
+            socket.reconnect_ivl = 1  # ms: libzmq waits for 100 where a kernel has not bound yet
             at = "-" if config["transport"] == "ipc" else ":"
             socket.connect(f"{config['transport']}://{config['ip']}{at}{config[channel + '_port']}")
         self.sockets["iopub"].subscribe(b"")

@@ -21,6 +21,7 @@ def find_environment(executable):
     here = os.path.dirname(executable)
     for directory in (here, os.path.dirname(here)):
         config = os.path.join(directory, "pyvenv.cfg")
+        tell("looked", config)
         if os.path.isfile(config):
             with open(config, errors="replace") as f:
                 pairs = [line.partition("=") for line in f]
@@ -46,6 +47,7 @@ def site_directories(prefixes):
 def editable_directories(directory, name):
     """Where a package that was installed in editable mode by setuptools lives."""
     module = name.split("import", 1)[1].split(";")[0].strip()
+    tell("looked", os.path.join(directory, module + ".py"))
     try:
         with open(os.path.join(directory, module + ".py"), encoding="utf-8") as f:
             tree = ast.parse(f.read())
@@ -67,11 +69,13 @@ def editable_directories(directory, name):
 
 def path_files(directory):
     """What the .pth files of a site directory add, without running their import lines."""
+    tell("looked", directory)
     try:
         names = sorted(n for n in os.listdir(directory) if n.endswith(".pth"))
     except OSError:
         return
     for name in names:
+        tell("looked", os.path.join(directory, name))
         try:
             with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as f:
                 lines = f.read().splitlines()
@@ -101,6 +105,11 @@ def main():
     tell("version", "%d.%d.%d" % sys.version_info[:3])
     executable = os.path.abspath(sys.executable)
     tell("executable", executable)
+    # With these it is said what this answer was made from: husk keeps it as long as they are the same.
+    tell("looked", os.path.abspath(__file__))
+    tell("looked", os.path.abspath(os.__file__))
+    for path in list(links(executable)) + [os.path.realpath(executable)]:
+        tell("looked", path)
     environment, config = find_environment(executable)
     prefixes = [sys.base_prefix, sys.base_exec_prefix]
     if environment:
@@ -131,6 +140,8 @@ def main():
     wanted += [os.path.dirname(path) for path in links(executable)]
     wanted.append(os.path.dirname(os.path.realpath(executable)))
     for path in wanted:
+        if os.path.isabs(path):
+            tell("looked", os.path.dirname(path) if os.path.isfile(path) else path)
         for form in (os.path.abspath(path), os.path.realpath(path)):
             if os.path.exists(form):
                 tell("path", form)

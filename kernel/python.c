@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kernel/recall.h"
+
 #define PROBE_MS 10000
 #define PROBE_BYTES (1 << 20)
 
@@ -151,13 +153,20 @@ int
 python_find(const char *wanted, const char *probe, struct python *ret, struct err *err)
 {
     scoped(python_release) struct python python = {0};
-    scoped(buf_release) struct buf answer = {0};
+    scoped(buf_release) struct buf answer = {0}, said = {0};
     char name[4096];
     int out[2], status = 0, r, major = 0, minor = 0;
     pid_t pid;
 
     if (find_candidate(wanted, name, sizeof name, err) < 0)
         return -1;
+    if (recall_load(name, &answer) == 0 && parse_answer(&answer, &python) == 0) {
+        *ret = python;
+        python = (struct python){0}; /* moved to the caller */
+        return 0;
+    }
+    python_release(&python);
+    answer.len = 0;
     if (pipe2(out, O_CLOEXEC) < 0)
         return err_errno(err, "make a pipe");
     if (start_probe(name, probe, out[1], out[1], &pid, err) < 0) {
@@ -176,12 +185,15 @@ python_find(const char *wanted, const char *probe, struct python *ret, struct er
         return err_set(err, ETIMEDOUT, "Python '%s' gave no answer in %d s", name, PROBE_MS / 1000);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return err_set(err, ENOEXEC, "Python '%s' does not start: %s", name, last_line(&answer));
+    if (buf_add(&said, answer.data, answer.len) < 0)
+        return err_errno(err, "keep what Python '%s' said", name);
     if (parse_answer(&answer, &python) < 0)
         return err_set(err, ENOEXEC, "'%s' does not answer like a Python: %s", name,
                        last_line(&answer));
     if (sscanf(python.version, "%d.%d", &major, &minor) != 2 || major != 3 || minor < 9)
         return err_set(err, ENOTSUP, "'%s' is Python %s; husk needs 3.9 or newer", name,
                        python.version);
+    recall_save(name, (struct bytes){said.data, said.len});
     *ret = python;
     python = (struct python){0}; /* moved to the caller */
     return 0;

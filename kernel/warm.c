@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
+#include "kernel/stamp.h"
 #include "wall/frozen.h"
 
 #define NAME_BYTES 16
@@ -99,32 +100,11 @@ warm_name(struct kernel *k, char ret[static PATH_MAX], struct err *err)
 
 /*** Whether it can be used ***/
 
-/* One line of the list: time, size, inode, path; zeros if nothing was there. */
-static int
-check_line(char *line, struct err *err)
-{
-    unsigned long long modified, size, inode, now = 0;
-    struct stat st = {0};
-    char *end = line;
-
-    modified = strtoull(end, &end, 10);
-    size = strtoull(end, &end, 10);
-    inode = strtoull(end, &end, 10);
-    if (*end != ' ' || end[1] != '/')
-        return err_set(err, EINVAL, "the frozen interpreter is damaged");
-    if (stat(end + 1, &st) == 0)
-        now = (unsigned long long)st.st_mtim.tv_sec * 1000000000u + (unsigned long long)st.st_mtim.tv_nsec;
-    if (now != modified || (modified && ((unsigned long long)st.st_size != size || st.st_ino != inode)))
-        return err_set(err, ESTALE, "'%s' has changed since it was frozen", end + 1);
-    return 0;
-}
-
 static int
 check_files(int fd, const struct stat *st, struct err *err)
 {
     scoped(buf_release) struct buf list = {0};
     struct frozen_head head;
-    char *rest, *line;
     size_t len;
 
     if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head || head.magic != FROZEN_MAGIC ||
@@ -133,11 +113,7 @@ check_files(int fd, const struct stat *st, struct err *err)
         pread(fd, list.data, len, (off_t)head.size) != (ssize_t)len)
         return err_set(err, EINVAL, "the frozen interpreter is damaged");
     list.data[len] = 0;
-    rest = (char *)list.data;
-    while ((line = strsep(&rest, "\n")))
-        if (*line && check_line(line, err) < 0)
-            return -1;
-    return 0;
+    return stamp_check_all((char *)list.data, err);
 }
 
 int

@@ -340,7 +340,7 @@ def test_what_changed_on_the_disk_is_imported_anew(tmp_path):
             said = info(kernel)
             assert said["start"] == how
             assert kernel.run("import sys; sys.version_of_mine").value == str(version)
-    assert "has changed since it was frozen" in said["start_reason"]
+    assert "has changed since" in said["start_reason"]
 
 
 def test_another_environment_has_another_file(tmp_path, frozen):
@@ -459,3 +459,48 @@ def test_old_files_go(tmp_path, frozen):
     assert warm(state).returncode == 0
     assert the.exists()
     assert len(list(directory.glob("*.frozen"))) == 8
+
+
+def value_in(directory, state, python, code):
+    directory.mkdir()
+    with started(directory, state, "--python", str(python), "--start", "cold") as kernel:
+        return kernel.run(code).value
+
+
+def test_what_a_python_needs_to_see_is_asked_again_when_it_changed(tmp_path):
+    """A file that names a directory, in a virtual environment that husk knows already."""
+    state, packages = tmp_path / "state", tmp_path / "elsewhere"
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=TIMEOUT)
+    python = tmp_path / "venv" / "bin" / "python"
+    packages.mkdir()
+    (packages / "mine.py").write_text("x = 5\n")
+    look = "import importlib.util; importlib.util.find_spec('mine') is not None"
+    assert value_in(tmp_path / "one", state, python, look) == "False"
+    assert list((state / "husk" / "python").iterdir())
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "mine.pth").write_text(f"{packages}\n")
+    assert value_in(tmp_path / "two", state, python, look) == "True"
+    assert value_in(tmp_path / "three", state, python, look) == "True"
+
+
+def test_a_script_in_place_of_python_is_asked_each_time(tmp_path):
+    state = tmp_path / "state"
+    for name in ("a", "b"):
+        subprocess.run([PYTHON, "-m", "venv", "--without-pip", tmp_path / name], check=True, timeout=TIMEOUT)
+    shim = tmp_path / "python"
+    for name in ("a", "b"):
+        shim.write_text(f'#!/bin/sh\nexec "{tmp_path}/{name}/bin/python" "$@"\n')
+        shim.chmod(0o755)
+        os.utime(shim, (1e9, 1e9))
+        assert value_in(tmp_path / f"kernel-{name}", state, shim, "import sys; sys.prefix") == repr(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 100, b"1 2 3 /nowhere\n--\nexecutable=/bin/false\n", b"\n--\nversion=3.11\n"],
+                         ids=["empty", "zeros", "stale", "half"])
+def test_a_damaged_answer_is_asked_again(tmp_path, damage):
+    state = tmp_path / "state"
+    assert value_in(tmp_path / "one", state, PYTHON, "1") == "1"
+    (file,) = (state / "husk" / "python").iterdir()
+    file.write_bytes(damage)
+    assert value_in(tmp_path / "two", state, PYTHON, "2") == "2"
+    assert file.read_bytes() != damage
