@@ -211,6 +211,31 @@ def test_shutdown_echoes_restart_runs_atexit_and_ends(make_kernel):
         assert (kernel.cwd / "bye").exists()
 
 
+def test_an_interpreter_ends_as_python_does(make_kernel):
+    """Files that nobody closed are written, of cells and of modules; objects end; threads are waited for."""
+    kernel = make_kernel()
+    (kernel.cwd / "mine.py").write_text("f = open('of a module', 'w'); f.write('x')\n")
+    kernel.run("""
+import mine, threading, time
+class Ending:
+    def __del__(self):
+        with open('deleted', 'w') as f:
+            f.write('x')
+ending = [Ending()]
+ending.append(ending)
+f = open('of a cell', 'w'); f.write('x')
+def late():
+    time.sleep(0.3)
+    with open('of a thread', 'w') as f:
+        f.write('x')
+threading.Thread(target=late).start()
+""")
+    kernel.control("shutdown_request", {"restart": False})
+    assert wait_until(lambda: not kernel.manager.is_alive())
+    for name in ("of a module", "of a cell", "of a thread", "deleted"):
+        assert (kernel.cwd / name).read_text() == "x", name
+
+
 def test_shutdown_while_a_cell_runs_ends(make_kernel):
     kernel = make_kernel()
     msg_id = kernel.send("sum(range(10**13))")

@@ -6,6 +6,7 @@ every interpreter that is made of what it wrote (wall/frozen.h). Until then no c
 differ between two interpreters is made anew here: a test compares one of these with a fresh one.
 """
 
+import asyncio
 import gc
 import importlib
 import os
@@ -114,6 +115,7 @@ def freeze(kernel):
     sys.argv[1:] = []
     if hasattr(sys, "orig_argv"):
         del sys.orig_argv[sys.orig_argv.index("--freeze"):]
+    rehearse(kernel)
     gc.collect()
     gc.freeze()  # its collector does not write to what all share
     result = _husk.freeze(STREAM)
@@ -123,6 +125,19 @@ def freeze(kernel):
     wake(kernel, environment)
     if arguments >= TRIAL:
         os._exit(0)
+
+
+def rehearse(kernel):
+    """What each start does, once: what it compiles, looks up and counts is in the file, then."""
+    wake(kernel, [f"{k}={v}".encode() for k, v in os.environ.items()])
+    kernel.open_loop()
+    kernel.loop.call_soon(kernel.loop.stop)
+    kernel.loop.run_forever()
+    kernel.loop.close()
+    asyncio.set_event_loop(None)
+    kernel.loop = None
+    if not kernel.plain:
+        kernel.rehearse("None")
 
 
 def wake(kernel, environment):

@@ -2,16 +2,21 @@
 """The interpreter's loop: one request at a time from the supervisor, answered by the shell."""
 
 import asyncio
+import atexit
 import builtins
 import contextvars
 import faulthandler
 import gc
 import getpass
 import importlib.util
+import inspect
+import io
 import json
+import linecache
 import os
 import signal
 import sys
+import threading
 import time
 
 import _husk
@@ -149,6 +154,19 @@ class Kernel:
                 self.loop.run_forever()
             except KeyboardInterrupt:
                 continue  # it hit a task of the user's; asyncio has told the task
+        self.end()
+
+    def end(self):
+        """What Python does at its end, but for taking apart what nobody sees again: that costs more than a start.
+
+        Threads are waited for, atexit handlers run, the user's objects end, and what was written to files is there.
+        """
+        for step in (threading._shutdown, atexit._run_exitfuncs, self.user_ns.clear, gc.collect, _flush_files, _husk.sync):
+            try:
+                step()
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+        os._exit(0)
 
     def about(self):
         about = {"version": "%d.%d.%d" % sys.version_info[:3], "ipython": None}
@@ -270,11 +288,7 @@ class Kernel:
             arguments["cell_id"] = cell_id
         transformed, error = self.transform(code)
         self.source = transformed if transformed.rstrip("\n") != code.rstrip("\n") else None
-        self.shell._last_traceback = None
-        self.cancelled = False
-        coroutine = self.shell.run_cell_async(
-            code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
-        )
+        coroutine = self.begin_cell(code, transformed, error, arguments)
         # IPython compiles the cell to find out; without these words there is nothing to find.
         if ("await" in transformed or "async" in transformed) and self.shell.should_run_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error
@@ -285,6 +299,25 @@ class Kernel:
             # No task and no turn of the loop for a cell that awaits nothing.
             result = self.guarded(lambda: self.settle(_step(coroutine), silent))
             self.finish(slot, content, result)
+
+    def begin_cell(self, code, transformed, error, arguments):
+        self.shell._last_traceback = None
+        self.cancelled = False
+        return self.shell.run_cell_async(
+            code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
+        )
+
+    def rehearse(self, code):
+        """Runs a cell that awaits nothing and leaves no trace. For frozen.py, before there is anybody."""
+        kept = (linecache.cache, inspect.modulesbyfile, getattr(self.shell.compile, "_filename_map", {}))
+        before = [set(names) for names in kept]
+        coroutine = self.begin_cell(code, *self.transform(code), {"store_history": False, "silent": True})
+        self.guarded(lambda: self.settle(_step(coroutine), True))
+        for names, known in zip(kept, before):
+            for name in set(names) - known:
+                del names[name]
+        self.of_cell = {}
+        self.shell.last_execution_result = None
 
     def settle(self, result, silent):
         """What IPython's own run_cell does after the cell: figures are shown by these events."""
@@ -584,6 +617,16 @@ def _parent(header, metadata, content):
         "msg_id": header.get("msg_id"),
         "msg_type": header.get("msg_type"),
     }
+
+
+def _flush_files():
+    """Those of modules, which hold them until the very end."""
+    for found in gc.get_objects():
+        if issubclass(type(found), (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)) and not found.closed:
+            try:
+                found.flush()
+            except Exception:
+                pass  # as at the end of any Python: nobody is there to hear of it
 
 
 def _leave_child(reply):
