@@ -109,6 +109,7 @@ PATH_OF(broker, "husk-sandbox")
 PATH_OF(init, "husk-init")
 PATH_OF(network, "husk-network")
 PATH_OF(ports, "husk-ports")
+PATH_OF(scope, "husk-scope")
 
 /*** One sandbox ***/
 

@@ -261,22 +261,31 @@ spawn_kernel(const struct strv *options, const char *name, int stays, struct sta
     return r != 0 ? err_errno(err, "start '%s'", paths_program()) : 0;
 }
 
-/* Its sockets are there; or it has ended, and said why on stderr. */
+/* Whether it has ended; it said why on stderr. */
+static int
+has_ended(struct started *s, struct err *err)
+{
+    int status;
+
+    if (waitpid(s->pid, &status, WNOHANG) != s->pid)
+        return 0;
+    s->pid = 0;
+    err_set(err, WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILURE, "the sandbox did not start");
+    return 1;
+}
+
+/* Its sockets are there. */
 static int
 await_kernel(struct started *s, struct err *err)
 {
     int64_t end = now_ms() + START_MS;
     char path[4400];
-    int status;
 
     snprintf(path, sizeof path, "%.*s-%d", (int)(strlen(s->file) - strlen(".connection")), s->file,
              REGISTRY_HB_PORT);
     while (access(path, F_OK) < 0) {
-        if (waitpid(s->pid, &status, WNOHANG) == s->pid) {
-            s->pid = 0;
-            return err_set(err, WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILURE,
-                           "the sandbox did not start");
-        }
+        if (has_ended(s, err))
+            return -1;
         if (now_ms() > end)
             return err_set(err, ETIMEDOUT, "the sandbox does not start");
         poll(NULL, 0, 1);
@@ -308,15 +317,24 @@ is_taken(const char *name, struct err *err)
     return taken;
 }
 
+/* With a client, that one is opened while the kernel starts: it waits for the welcome, as it has to anyway. */
 int
-start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct err *err)
+start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct client *client,
+             struct err *err)
 {
     struct started s = {0};
+    int r;
 
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start");
-    if ((name && is_taken(name, err)) || registry_connection(s.file, sizeof s.file, err) < 0 ||
-        spawn_kernel(options, name, stays, &s, err) < 0 || await_kernel(&s, err) < 0) {
+    r = (name && is_taken(name, err)) || registry_connection(s.file, sizeof s.file, err) < 0 ||
+                spawn_kernel(options, name, stays, &s, err) < 0
+            ? -1
+        : client ? client_open(s.file, s.pid, 1, client, err)
+                 : await_kernel(&s, err);
+    if (r < 0) {
+        if (client && s.pid > 0)
+            (void)has_ended(&s, err);
         if (s.pid > 0)
             pid_end(&s.pid);
         show_log(&s);

@@ -60,7 +60,8 @@ struct started {
     char log[4400];
 };
 /* err->code EXIT_USAGE: the options are wrong, and it has said how. */
-int start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct err *err);
+int start_kernel(const struct strv *options, const char *name, int stays, struct started *ret,
+                 struct client *client, struct err *err);
 /* What one that stays has said until now, on stderr: why it did not start. */
 void show_log(const struct started *s);
 /* Asks it to end and waits; then ends it. */

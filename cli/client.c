@@ -2,6 +2,7 @@
 #include "cli/client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,12 +97,23 @@ client_open(const char *connection_file, pid_t pid, int listen, struct client *r
     return -1;
 }
 
+/* What was not sent is for nobody once the kernel has ended: a socket would wait all the same. */
+static void
+close_socket(struct client *c, void *socket)
+{
+    int none = 0;
+
+    if (c->pidfd >= 0 && poll(&(struct pollfd){.fd = c->pidfd, .events = POLLIN}, 1, 0) == 1)
+        (void)zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
+    zmq_close(socket);
+}
+
 void
 client_close(struct client *c)
 {
     for (int i = 0; i < CHANNELS; i++)
         if (c->socket[i])
-            zmq_close(c->socket[i]);
+            close_socket(c, c->socket[i]);
     if (c->context)
         zmq_ctx_term(c->context);
     wire_free(c->wire);

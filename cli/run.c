@@ -500,8 +500,7 @@ run_all(struct run *r, int is_text, struct err *err)
     int status;
 
     if (read_code(r, is_text, &code, err) < 0 || take_signals(r, err) < 0 ||
-        start_kernel(&r->options, r->name, r->keep, &r->kernel, err) < 0 ||
-        client_open(r->kernel.file, r->kernel.pid, 1, &r->client, err) < 0)
+        start_kernel(&r->options, r->name, r->keep, &r->kernel, &r->client, err) < 0)
         return -1;
     began = now_ms();
     r->end = timeout ? began + timeout : 0;

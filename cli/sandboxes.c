@@ -76,7 +76,7 @@ create_command(int argc, char **argv)
         has_profile |= strncmp(options.item[i], "--profile", 9) == 0;
     if (!has_profile && (strv_add(&options, "--profile") < 0 || strv_add(&options, "strict") < 0))
         abort();
-    if (start_kernel(&options, name, 1, &s, &err) < 0 || client_open(s.file, s.pid, 0, &c, &err) < 0 ||
+    if (start_kernel(&options, name, 1, &s, NULL, &err) < 0 || client_open(s.file, s.pid, 0, &c, &err) < 0 ||
         say_id(&c, &err) < 0) {
         if (s.pid)
             show_log(&s);

@@ -417,14 +417,17 @@ start(struct kernel *k, struct err *err)
 {
     int exit_code = EXIT_INPUT;
 
-    if (sodium_init() < 0)
-        return err_set(err, EIO, "libsodium does not start"), EXIT_SYSTEM;
     if (!k->options.connection_file)
         return err_set(err, EINVAL, "no connection file: husk kernel -f FILE"), EXIT_USAGE;
     if (check_options(k, err) < 0)
         return EXIT_USAGE;
     if (hear_environment(k, err) < 0)
         return EXIT_SYSTEM;
+    /* The broker loads while we read the connection file; there is no key in this process yet. */
+    if (box_start(&k->box, err) < 0)
+        return EXIT_SYSTEM;
+    if (sodium_init() < 0)
+        return err_set(err, EIO, "libsodium does not start"), EXIT_SYSTEM;
     if (hide_memory(k, err) < 0 || history_init(&k->history, history_kind(k), err) < 0)
         return EXIT_SYSTEM;
     if (conn_load(k->options.connection_file, &k->conn, &exit_code, err) < 0)
@@ -436,8 +439,6 @@ start(struct kernel *k, struct err *err)
     if (kernel_find_directory(k, err) < 0 || open_signals(k, err) < 0)
         return EXIT_SYSTEM;
     if (k->options.image && image_find(k->options.image, &k->image, err) < 0)
-        return EXIT_SYSTEM;
-    if (box_start(&k->box, err) < 0)
         return EXIT_SYSTEM;
     if (find_python(k, err) < 0)
         return EXIT_PYTHON;
