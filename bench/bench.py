@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """husk beside its peers: one client, one machine, one run.
 
-    bench.py [--only kernels|sandbox|operations|network] HUSK SANDBOX [NAME=PYTHON ...]
+    bench.py [--only starts|kernels|sandbox|operations|network] HUSK SANDBOX [NAME=PYTHON ...]
 
 HUSK is the program, SANDBOX the one that bench/sandbox.c makes; each peer is a Python that has the
 package of that kernel: ipykernel=... or xpython=... A peer that is not there is said so and left out.
@@ -31,6 +31,7 @@ try:
     from jupyter_client.connect import write_connection_file
     from jupyter_client.session import Session
     from operations import operations
+    from starts import starts
 except ImportError as e:
     sys.exit(f"bench: {sys.executable} has no {e.name}; name one that has jupyter_client, IPython and psutil:\n"
              "    make bench BENCH_WITH=/path/to/python")
@@ -366,17 +367,21 @@ def find_peers(words):
     return found
 
 
+def peer_commands(peers):
+    return {name: [peer, "-m", MODULES[name], "-f", "{connection_file}"] for name, peer in peers.items()}
+
+
 def kernels(husk, peers, directory):
-    commands = {"husk": [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]}
-    for name, peer in peers.items():
-        commands[name] = [peer, "-m", MODULES[name], "-f", "{connection_file}"]
+    subprocess.run([husk, "warm", "--python", sys.executable], capture_output=True)
+    mine = [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]
+    commands = {"husk": mine, "husk, cold": [*mine, "--start", "cold"], **peer_commands(peers)}
     found = {}
     for name, argv in commands.items():
         print(f"measuring {name} ...", file=sys.stderr)
         found[name] = measure(argv, directory)
     print(f"{'':36}" + "".join(f"{name:>20}" for name in found) + "   ratio to the fastest peer")
     for row in [name for name, _ in FRESH + WARM]:
-        others = [f[row] for name, f in found.items() if name != "husk" and isinstance(f[row], float)]
+        others = [f[row] for name, f in found.items() if name in peers and isinstance(f[row], float)]
         mine = found["husk"][row]
         ratio = f"{mine / min(others):14.3f}" if others and isinstance(mine, float) else ""
         print(f"{row:36}" + "".join(f"{show(f[row]):>20}" for f in found.values()) + ratio)
@@ -400,8 +405,12 @@ def main():
           f" load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         directory = pathlib.Path(name)
+        if only in (None, "kernels", "starts"):
+            peers = find_peers(peers)
+        if only in (None, "starts"):
+            starts(husk, peer_commands(peers), directory, Kernel)
         if only in (None, "kernels"):
-            kernels(husk, find_peers(peers), directory)
+            kernels(husk, peers, directory)
         if only in (None, "sandbox"):
             rows, good = sandbox(program, husk, directory)
             show_rows(rows)

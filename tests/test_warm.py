@@ -95,7 +95,8 @@ def status():
     return {k: v.split() for k, _, v in (line.partition(":") for line in lines) if k in keep and k != "SigQ"}
 
 def tree(top):
-    return sorted(os.path.join(d, n)[len(top):] for d, ds, fs in os.walk(top) for n in ds + fs)
+    found = [os.path.join(d, n) for d, ds, fs in os.walk(top) for n in ds + fs]
+    return sorted([p[len(top):], os.stat(p).st_mode, os.stat(p).st_size if os.path.isfile(p) else 0] for p in found + [top])
 
 shell = get_ipython()
 here = os.getcwd()

@@ -129,6 +129,8 @@ def freeze(kernel):
 
 def rehearse(kernel):
     """What each start does, once: what it compiles, looks up and counts is in the file, then."""
+    if not kernel.plain:
+        kernel.shell.remember_files()
     wake(kernel, [f"{k}={v}".encode() for k, v in os.environ.items()])
     kernel.open_loop()
     kernel.loop.call_soon(kernel.loop.stop)

@@ -187,6 +187,7 @@ class ZMQInteractiveShell(InteractiveShell):
     execution_count = of_cell("count", 1)
     _last_traceback = of_cell("traceback", None)
     autoindent = Bool(False)
+    made = ()  # see remember_files()
 
     def _exiter_default(self):
         return ZMQExitAutocall(self)
@@ -205,8 +206,29 @@ class ZMQInteractiveShell(InteractiveShell):
         self.starting_dir = os.getcwd()
         visited = self.history_manager.dir_hist  # of strings or paths, as the version of IPython has it
         visited[:] = [type(one)(self.starting_dir) for one in visited]
-        os.makedirs(self.profile_dir.location, exist_ok=True)
-        self.profile_dir.check_dirs()
+        for path, mode, content in self.made:
+            try:
+                if content is None:
+                    os.mkdir(path, mode)
+                else:
+                    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                    os.write(fd, content)
+                    os.close(fd)
+            except OSError:
+                pass  # it is there; or IPython will say what is wrong when it wants something of it
+
+    def remember_files(self):
+        """What IPython made below the home directory, so that wake() can make it without asking IPython, whose way
+        there touches a megabyte of memory that is shared else."""
+        self.made = [(self.ipython_dir, os.stat(self.ipython_dir).st_mode & 0o777, None)]
+        for top, directories, files in os.walk(self.ipython_dir):
+            for name in sorted(directories + files):
+                path = os.path.join(top, name)
+                content = None
+                if name in files:
+                    with open(path, "rb") as f:
+                        content = f.read()
+                self.made.append((path, os.stat(path).st_mode & 0o777, content))
 
     def init_hooks(self):
         super().init_hooks()
