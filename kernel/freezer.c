@@ -23,14 +23,13 @@
 
 #include "base/log.h"
 #include "kernel/exits.h"
+#include "kernel/intake.h"
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
-#include "wall/frozen.h"
 
 #define MAKE_MS 120000 /* with --preload much may be imported */
 #define TRY_MS 20000
 #define WORDS 8192 /* bytes kept of what it says */
-#define PAGE 4096
 #define FIRST_SLOT 1
 #define TRIAL_SLOT 2
 
@@ -40,10 +39,7 @@ struct freezer {
     char base[PATH_MAX], fresh[PATH_MAX + 32];
     int lock;
     int file;          /* that is written */
-    uint64_t written;  /* bytes of the frozen interpreter that came */
-    uint64_t expected; /* of them; 0: its head is not there yet */
-    struct buf head;   /* what came before: length and list of files, then the head */
-    struct buf list;
+    struct intake intake;
     struct buf words;
 };
 
@@ -53,69 +49,13 @@ freezer_release(struct freezer *f)
     box_end(&f->box);
     fd_close(&f->file);
     fd_close(&f->lock);
-    buf_release(&f->head);
-    buf_release(&f->list);
+    intake_release(&f->intake);
     buf_release(&f->words);
     if (*f->fresh)
         (void)unlink(f->fresh);
 }
 
-/*** What comes ***/
-
-static int
-is_nothing(const uint8_t *data, size_t len)
-{
-    return data[0] == 0 && memcmp(data, data + 1, len - 1) == 0;
-}
-
-/* Pages of zeros are left out. */
-static int
-put(struct freezer *f, const uint8_t *data, size_t len, struct err *err)
-{
-    if (len > f->expected - f->written)
-        return err_set(err, EPROTO, "it is longer than it said");
-    while (len) {
-        size_t n = PAGE - f->written % PAGE;
-        if (n > len)
-            n = len;
-        if (!is_nothing(data, n) && pwrite(f->file, data, n, (off_t)f->written) != (ssize_t)n)
-            return err_errno(err, "write '%s'", f->fresh);
-        data += n;
-        len -= n;
-        f->written += n;
-    }
-    return 0;
-}
-
-/* A length, so many bytes of a list, and the frozen interpreter from its head on. */
-static int
-take(struct freezer *f, const uint8_t *data, size_t len, struct err *err)
-{
-    const struct frozen_head *head;
-    uint64_t listed;
-    size_t before;
-
-    if (f->expected)
-        return put(f, data, len, err);
-    if (buf_add(&f->head, data, len) < 0)
-        return err_errno(err, "keep what it wrote");
-    if (f->head.len < 8)
-        return 0;
-    listed = get64(f->head.data);
-    if (listed > WARM_LISTED)
-        return err_set(err, EPROTO, "it lists too many files");
-    before = 8 + (size_t)listed;
-    if (f->head.len < before + sizeof *head)
-        return 0;
-    if (buf_add(&f->list, f->head.data + 8, (size_t)listed) < 0)
-        return err_errno(err, "keep the list of files");
-    struct frozen_head copy;
-    memcpy(&copy, f->head.data + before, sizeof copy);
-    if (copy.magic != FROZEN_MAGIC || copy.size < sizeof copy || copy.size > FROZEN_SIZE)
-        return err_set(err, EPROTO, "it wrote something else");
-    f->expected = copy.size;
-    return put(f, f->head.data + before, f->head.len - before, err);
-}
+/*** What it says ***/
 
 static void
 hear(struct freezer *f, int fd)
@@ -206,7 +146,7 @@ await(struct freezer *f, int wanted, uint32_t slot, int out, int words, int64_t 
             hear(f, words);
         if (wait[1].revents) {
             n = read(out, piece, sizeof piece);
-            if (n > 0 && take(f, piece, (size_t)n, err) < 0)
+            if (n > 0 && intake_take(&f->intake, piece, (size_t)n, err) < 0)
                 return -1;
             open = n > 0;
         }
@@ -236,6 +176,37 @@ spawn(struct freezer *f, uint32_t slot, unsigned how, const struct strv *argv, i
 /*** The way there ***/
 
 static int
+lies_below(const char *path, const char *top)
+{
+    size_t len = strlen(top);
+
+    return strncmp(path, top, len) == 0 && (path[len] == '/' || path[len] == 0 || (len > 0 && top[len - 1] == '/'));
+}
+
+/* Each start looks at the files of the list, so it names none but those that were shown: what else it says is left out. */
+static int
+keep_what_was_shown(struct freezer *f, struct err *err)
+{
+    const struct strv *shown = &f->k->python.paths;
+    scoped(buf_release) struct buf kept = {0}, all = {0};
+    char *rest, *line;
+
+    if (buf_add(&all, f->intake.list.data, f->intake.list.len) < 0 || !buf_string(&all))
+        return err_errno(err, "keep the list of files");
+    rest = (char *)all.data;
+    while ((line = strsep(&rest, "\n"))) {
+        const char *path = strchr(line, '/');
+        int good = path && !strstr(path, "/../") && lies_below(path, paths_interpreter());
+        for (size_t i = 0; path && !strstr(path, "/../") && !good && i < shown->len; i++)
+            good = lies_below(path, shown->item[i]);
+        if (good && buf_printf(&kept, "%s\n", line) < 0)
+            return err_errno(err, "keep the list of files");
+    }
+    f->intake.list.len = 0;
+    return buf_add(&f->intake.list, kept.data, kept.len) < 0 ? err_errno(err, "keep the list of files") : 0;
+}
+
+static int
 freeze(struct freezer *f, struct err *err)
 {
     scoped(strv_release) struct strv argv = {0};
@@ -259,11 +230,9 @@ freeze(struct freezer *f, struct err *err)
     close(said[1]);
     if (r < 0 || await(f, SANDBOX_EXITED, FIRST_SLOT, out, words, now_ms() + MAKE_MS, &value, err) < 0)
         return -1;
-    if (value != 0 || !f->expected || f->written != f->expected)
+    if (value != 0)
         return err_set(err, ENOTSUP, "%s", last_words(f));
-    if (pwrite(f->file, f->list.data, f->list.len, (off_t)f->expected) != (ssize_t)f->list.len)
-        return err_errno(err, "write '%s'", f->fresh);
-    return 0;
+    return keep_what_was_shown(f, err) < 0 ? -1 : intake_finish(&f->intake, err);
 }
 
 static int
@@ -352,6 +321,7 @@ make(struct freezer *f, struct err *err)
     f->file = open(f->fresh, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (f->file < 0)
         return err_errno(err, "make '%s'", f->fresh);
+    f->intake.file = f->file;
     if (box_start(&f->box, err) < 0 || ask_for_sandbox(f, err) < 0 ||
         await(f, SANDBOX_BUILT, 0, -1, -1, now_ms() + TRY_MS, &took, err) < 0)
         return -1;

@@ -46,7 +46,7 @@ tests_test_entry_LDADD = libbase.a $(CMOCKA_LIBS)
 FUZZ_SECONDS = 60
 FUZZ_FLAGS = -fsanitize=fuzzer
 FUZZERS = tests/fuzz_frame tests/fuzz_json tests/fuzz_wire tests/fuzz_conn tests/fuzz_timeline \
-	tests/fuzz_dns tests/fuzz_hello tests/fuzz_image tests/fuzz_names tests/fuzz_progress tests/fuzz_framing
+	tests/fuzz_dns tests/fuzz_hello tests/fuzz_image tests/fuzz_names tests/fuzz_progress tests/fuzz_framing tests/fuzz_intake
 if FUZZING
 noinst_PROGRAMS += $(FUZZERS)
 endif
@@ -66,6 +66,10 @@ tests_fuzz_progress_SOURCES = tests/fuzz_progress.c
 tests_fuzz_progress_CFLAGS = $(libkernel_a_CFLAGS) $(FUZZ_FLAGS)
 tests_fuzz_progress_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_FLAGS)
 tests_fuzz_progress_LDADD = libkernel.a libbase.a
+tests_fuzz_intake_SOURCES = tests/fuzz_intake.c
+tests_fuzz_intake_CFLAGS = $(libkernel_a_CFLAGS) $(FUZZ_FLAGS)
+tests_fuzz_intake_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_FLAGS)
+tests_fuzz_intake_LDADD = libkernel.a libwall.a libbase.a
 tests_fuzz_wire_SOURCES = tests/fuzz_wire.c
 tests_fuzz_wire_CFLAGS = $(libkernel_a_CFLAGS) $(FUZZ_FLAGS)
 tests_fuzz_wire_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_FLAGS)
