@@ -9,6 +9,7 @@
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 
 void log_open(const char *program, enum log_level level);
+void log_as_json(void); /* {"time", "level", "message"} in each line */
 int log_level_parse(const char *text); /* "error" ... "debug"; -1 if it is none */
 int log_wants(enum log_level level);
 void log_line(enum log_level level, const char *format, ...)

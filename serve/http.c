@@ -489,7 +489,7 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
     return MHD_YES;
 }
 
-static void
+__attribute__((format(printf, 2, 0))) static void
 on_log(void *of, const char *format, va_list args)
 {
     char text[512];

@@ -405,6 +405,9 @@ main(int argc, char **argv)
         log_error("%s", err.text);
         return EXIT_USAGE;
     }
+    log_open("husk", (enum log_level)s.options.log_level);
+    if (s.options.log_format && strcmp(s.options.log_format, "json") == 0)
+        log_as_json();
     r = start(&s, &err);
     if (r == EXIT_OK)
         run(&s);

@@ -87,7 +87,7 @@ find(const char *word, size_t len)
 
 /* What is left is for kernels: refused now, and not when the first one is to start. */
 static int
-check_kernel(struct strv *rest, struct err *err)
+check_kernel(struct strv *rest, int *ret_level, struct err *err)
 {
     scoped(options_release) struct options parsed = {0};
 
@@ -95,6 +95,7 @@ check_kernel(struct strv *rest, struct err *err)
         return -1;
     if (parsed.connection_file || parsed.front || parsed.name)
         return err_set(err, EINVAL, "--connection-file, --front and --name are for the server to give");
+    *ret_level = parsed.log_level;
     return 0;
 }
 
@@ -120,7 +121,7 @@ check(struct serve_options *o, struct err *err)
         return err_set(err, EINVAL, "--port %llu is no port", (unsigned long long)o->port);
     if (o->max_kernels == 0 || o->max_connections == 0)
         return err_set(err, EINVAL, "--max-kernels and --max-connections are at least 1");
-    return check_kernel(&o->kernel, err);
+    return check_kernel(&o->kernel, &o->log_level, err);
 }
 
 int

@@ -12,6 +12,7 @@ struct serve_options {
     struct strv allow_host, specs, grants;
     uint64_t port, max_kernels, max_connections, max_body;
     uint64_t print_url;
+    int log_level;
     struct strv kernel; /* the rest: options of every kernel, checked */
 };
 

@@ -864,6 +864,15 @@ def test_ready_file_and_cross_origin_headers(make_server, tmp_path):
     assert not ready.exists()
 
 
+def test_log_lines_are_json_if_that_is_asked_for(make_server):
+    server = make_server("--log-format=json", "--log-level=debug")
+    server.get('/api/kernels/"x"\\')
+    server.process.send_signal(signal.SIGINT)
+    lines = [json.loads(line) for line in server.process.communicate()[1].splitlines() if line.startswith("{")]
+    assert any('Kernel does not exist: "x"\\' in line["message"] for line in lines), lines
+    assert {"time", "level", "message"} == set(lines[0])
+
+
 # --- stock clients
 
 
