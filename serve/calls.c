@@ -32,7 +32,9 @@ on_heard(struct party *p, struct heard *h)
 
     if (json_get(h->message.part[1], "msg_id", &id) != J_STRING || !json_string_is(id, c->id))
         return;
-    if (h->channel == CONTROL || h->channel == SHELL)
+    if ((h->channel == CONTROL || h->channel == SHELL) && c->stays)
+        c->done(c->of, h);
+    else if (h->channel == CONTROL || h->channel == SHELL)
         finish(c, h);
     else if (h->channel == IOPUB && c->event)
         c->event(c->of, h);

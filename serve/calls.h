@@ -12,6 +12,7 @@ struct call {
     void (*done)(void *of, struct heard *h);  /* the reply; NULL: the kernel is gone. The call ends with it */
     void (*event)(void *of, struct heard *h); /* what is published with this request as its parent; or NULL */
     void *of;
+    int stays; /* events come after the reply, too, until call_forget() */
 };
 
 /* Sends it on the control channel. The call ends with `done` or with call_forget(), and is released then. */

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "serve/channels.h"
 
-#include <openssl/sha.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/json.h"
 #include "base/log.h"
 #include "kernel/conn.h"
 #include "serve/handlers.h"
+#include "serve/upgrade.h"
 #include "serve/websocket.h"
 
-#define WEBSOCKET_GUID "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" /* RFC 6455, 4.2.2 */
 #define CLOSE_NORMAL 1000
 #define CLOSE_GOING_AWAY 1001
 #define CLOSE_WRONG_KIND 1003
@@ -27,7 +24,7 @@ struct client {
     struct websocket ws;
     struct server *server;
     char kernel[37];
-    int v1, opened;
+    int v1;
     char session[SESSION_MAX + 1]; /* "": it said none */
     struct timer patience;
     int slow;            /* more waits than CHANNEL_QUEUE */
@@ -370,15 +367,12 @@ on_ended(struct party *p)
     websocket_close(&c->ws, c->server->draining ? CLOSE_GOING_AWAY : CLOSE_NORMAL, "the kernel has ended");
 }
 
-/* MHD has sent 101, and the socket is ours. */
 static void
-open_channel(void *of, struct MHD_Connection *connection, void *request, const char *early, size_t len, MHD_socket fd,
-             struct MHD_UpgradeResponseHandle *urh)
+open_client(void *of, struct upgraded *up)
 {
     struct client *c = of;
     struct served *k = served_find(c->server, c->kernel);
 
-    c->opened = 1;
     c->next = clients;
     clients = c;
     c->server->count.sockets++;
@@ -389,7 +383,7 @@ open_channel(void *of, struct MHD_Connection *connection, void *request, const c
     c->ws.of = c;
     c->patience = (struct timer){.fire = leave_behind, .of = c};
     c->party = (struct party){.listens = 1, .hear = on_heard, .ended = on_ended};
-    websocket_open(&c->ws, &c->server->loop, &c->server->run_http, urh, fd);
+    websocket_open(&c->ws, &c->server->loop, &c->server->run_http, up->urh, up->fd);
     if (!k) {
         websocket_close(&c->ws, CLOSE_NORMAL, "the kernel has ended");
         return;
@@ -399,76 +393,29 @@ open_channel(void *of, struct MHD_Connection *connection, void *request, const c
     party_join(k, &c->party);
     k->connections++;
     k->last_activity = clock_us();
-    if (len)
-        websocket_early(&c->ws, (struct bytes){(const uint8_t *)early, len});
-}
-
-static int
-has_word(const char *list, const char *word)
-{
-    size_t len = strlen(word);
-
-    while (list && *list) {
-        list += strspn(list, " ,\t");
-        size_t n = strcspn(list, " ,\t");
-        if (n == len && strncasecmp(list, word, len) == 0)
-            return 1;
-        list += n;
-    }
-    return 0;
-}
-
-static void
-answer_upgrade(struct exchange *x, struct client *c, const char *key)
-{
-    struct MHD_Response *r = MHD_create_response_for_upgrade(open_channel, c);
-    uint8_t digest[SHA_DIGEST_LENGTH];
-    char text[128], accept[64];
-
-    if (!r)
-        abort();
-    snprintf(text, sizeof text, "%s" WEBSOCKET_GUID, key);
-    SHA1((uint8_t *)text, strlen(text), digest);
-    sodium_bin2base64(accept, sizeof accept, digest, sizeof digest, sodium_base64_VARIANT_ORIGINAL);
-    response_header(r, "Upgrade", "websocket");
-    response_header(r, "Sec-WebSocket-Accept", accept);
-    if (c->v1)
-        response_header(r, "Sec-WebSocket-Protocol", FRAMING_V1);
-    answer_response(x, MHD_HTTP_SWITCHING_PROTOCOLS, r);
+    websocket_early(&c->ws, up->early);
 }
 
 void
 get_channels(struct server *s, struct exchange *x)
 {
-    const char *key = exchange_header(x, "Sec-WebSocket-Key"), *version = exchange_header(x, "Sec-WebSocket-Version"),
-               *session = exchange_query(x, "session_id");
+    const char *session = exchange_query(x, "session_id");
     struct served *k = served_of(s, x, x->segment[0]);
     struct client *c;
-    uint8_t nonce[32];
-    size_t len;
 
-    if (!k)
+    if (!k || upgrade_check(x) < 0)
         return;
-    if (!has_word(exchange_header(x, "Upgrade"), "websocket") || !has_word(exchange_header(x, "Connection"), "upgrade")) {
-        answer_error(x, 400, "Can \"Upgrade\" only to \"WebSocket\".");
-    } else if (!version || strcmp(version, "13") != 0) {
-        answer_error(x, 426, "only version 13 of WebSocket is spoken here");
-        response_header(x->response, "Sec-WebSocket-Version", "13");
-    } else if (!key || strlen(key) > 64 ||
-               sodium_base642bin(nonce, sizeof nonce, key, strlen(key), NULL, &len, NULL,
-                                 sodium_base64_VARIANT_ORIGINAL) != 0 || len != 16) {
-        answer_error(x, 400, "Sec-WebSocket-Key is no 16 bytes in base64");
-    } else if (session && strlen(session) > SESSION_MAX) {
+    if (session && strlen(session) > SESSION_MAX) {
         answer_error(x, 400, "a session_id of %zu characters, at most %d", strlen(session), SESSION_MAX);
-    } else {
-        if (!(c = calloc(1, sizeof *c)))
-            abort();
-        c->server = s;
-        c->v1 = has_word(exchange_header(x, "Sec-WebSocket-Protocol"), FRAMING_V1);
-        memcpy(c->kernel, k->id, sizeof c->kernel);
-        snprintf(c->session, sizeof c->session, "%s", session ? session : "");
-        answer_upgrade(x, c, key);
+        return;
     }
+    if (!(c = calloc(1, sizeof *c)))
+        abort();
+    c->server = s;
+    c->v1 = upgrade_offers(x, FRAMING_V1);
+    memcpy(c->kernel, k->id, sizeof c->kernel);
+    snprintf(c->session, sizeof c->session, "%s", session ? session : "");
+    upgrade_answer(x, c->v1 ? FRAMING_V1 : NULL, open_client, c);
 }
 
 void

@@ -29,6 +29,7 @@
 #include "serve/kernels.h"
 #include "serve/sessions.h"
 #include "serve/specs.h"
+#include "serve/terminals.h"
 
 #define BACKLOG 1024
 #define DRAIN_MS 5000 /* after SIGTERM cells have so long to come to their end */
@@ -375,6 +376,7 @@ stop(struct server *s)
     for (struct served *k = s->kernels; k; k = k->next)
         if (k->pid > 0)
             kill(k->pid, SIGKILL);
+    terminals_release(s);
     sessions_release(s);
     specs_release(s);
     loop_release(&s->loop);

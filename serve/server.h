@@ -12,6 +12,8 @@
  *   framing.c    their messages; pure
  *   websocket.c  WebSockets
  *   sessions.c   /api/sessions
+ *   terminals.c  /api/terminals
+ *   operations.c what wall/operations.def lists; files.c: bytes of files; describe.c: what there is
  */
 #pragma once
 

@@ -385,7 +385,7 @@ websocket_open(struct websocket *w, struct loop *loop, int *http_due, struct MHD
 void
 websocket_early(struct websocket *w, struct bytes early)
 {
-    if (w->gone)
+    if (w->gone || !early.len)
         return;
     hear(w, early);
     go_on(w);
