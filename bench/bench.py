@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """husk beside its peers: one client, one machine, one run.
 
-    bench.py [--only starts|kernels|sandbox|operations|network] HUSK SANDBOX [NAME=PYTHON ...]
+    bench.py [--only starts|kernels|sandbox|operations|network|serve] HUSK SANDBOX [NAME=PYTHON ...]
 
 HUSK is the program, SANDBOX the one that bench/sandbox.c makes; each peer is a Python that has the
 package of that kernel: ipykernel=... or xpython=... A peer that is not there is said so and left out.
@@ -31,6 +31,7 @@ try:
     from jupyter_client.connect import write_connection_file
     from jupyter_client.session import Session
     from operations import operations
+    from serve import serve
     from starts import starts
 except ImportError as e:
     sys.exit(f"bench: {sys.executable} has no {e.name}; name one that has jupyter_client, IPython and psutil:\n"
@@ -417,6 +418,9 @@ def main():
         if only in (None, "operations"):
             (directory / "operations").mkdir(mode=0o700)
             show_rows(operations(husk, directory / "operations", Client))
+        if only in (None, "serve"):
+            (directory / "serve").mkdir()
+            serve(husk, directory / "serve", show)
         if only in (None, "network"):
             show_rows(network(husk, directory))
     sys.exit(0 if good else "bench: a cycle of sandboxes left something behind, see above")
