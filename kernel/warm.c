@@ -262,6 +262,37 @@ warm_failed(struct kernel *k, const char *how)
 
 /*** Making it ***/
 
+/* Names have no "=" behind them, and the table may want one. */
+static int
+matters_to(const char *item)
+{
+    char named[256];
+
+    snprintf(named, sizeof named, "%s%s", item, strchr(item, '=') ? "" : "=");
+    return does_matter(named);
+}
+
+/* Ours, and in its place what the options say: values are on nobody's command line. */
+static int
+add_environment(const struct kernel *k, struct strv *ret)
+{
+    const struct strv *mine = &k->options.environment;
+    int bad = 0;
+
+    for (char **e = environ; !bad && *e; e++) {
+        int replaced = 0;
+        for (size_t i = 0; i < mine->len; i++) {
+            size_t len = strcspn(mine->item[i], "=");
+            replaced |= mine->item[i][len] && strncmp(*e, mine->item[i], len + 1) == 0;
+        }
+        bad = !replaced && strv_add(ret, *e) < 0;
+    }
+    for (size_t i = 0; !bad && i < mine->len; i++)
+        if (strchr(mine->item[i], '=') && matters_to(mine->item[i]))
+            bad = strv_add(ret, mine->item[i]) < 0;
+    return bad ? -1 : 0;
+}
+
 static int
 add_options(const struct kernel *k, struct strv *argv)
 {
@@ -270,8 +301,11 @@ add_options(const struct kernel *k, struct strv *argv)
 
     if (k->options.profile)
         bad = bad || strv_addf(argv, "--profile=%s", k->options.profile) < 0;
-    for (size_t i = 0; !bad && i < k->options.environment.len; i++)
-        bad = strv_addf(argv, "--env=%s", k->options.environment.item[i]) < 0;
+    for (size_t i = 0; !bad && i < k->options.environment.len; i++) {
+        const char *item = k->options.environment.item[i];
+        if (matters_to(item))
+            bad = strv_addf(argv, "--env=%.*s", (int)strcspn(item, "="), item) < 0;
+    }
     for (size_t i = 0; !bad && i < k->options.preload.len; i++)
         bad = strv_addf(argv, "--preload=%s", k->options.preload.item[i]) < 0;
     return bad ? -1 : 0;
@@ -281,19 +315,19 @@ void
 warm_arrived(struct kernel *k)
 {
     struct warm *w = &k->warm;
-    scoped(strv_release) struct strv argv = {0};
+    scoped(strv_release) struct strv argv = {0}, environment = {0};
     posix_spawnattr_t attr;
     sigset_t none;
 
     w->give_up = 0;
-    if (!w->wanted || w->maker > 0 || add_options(k, &argv) < 0)
+    if (!w->wanted || w->maker > 0 || add_options(k, &argv) < 0 || add_environment(k, &environment) < 0)
         return;
     w->wanted = 0;
     sigemptyset(&none);
     posix_spawnattr_init(&attr);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
     posix_spawnattr_setsigmask(&attr, &none);
-    if (posix_spawn(&w->maker, paths_program(), NULL, &attr, argv.item, environ) != 0)
+    if (posix_spawn(&w->maker, paths_program(), NULL, &attr, argv.item, environment.item) != 0)
         w->maker = 0;
     posix_spawnattr_destroy(&attr);
 }

@@ -364,6 +364,30 @@ def test_another_environment_has_another_file(tmp_path, frozen):
 THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, name='of-mine', daemon=True).start()\n"
 
 
+def test_values_of_variables_are_on_no_command_line(tmp_path):
+    """Neither of those that matter to what is imported, which the maker gets, nor of others, which it does not."""
+    state = tmp_path / "state"
+    seen = set()
+    with started(tmp_path, state, "--env", "JUPYTER_SECRET", "--env", "TOKEN",
+                 env={"JUPYTER_SECRET": "key-of-mine", "TOKEN": "token-of-mine"}) as kernel:
+        assert info(kernel)["start"] == "cold"
+        end = time.monotonic() + TIMEOUT
+        while not list((state / "husk" / "warm").glob("*.frozen")):
+            assert time.monotonic() < end
+            for name in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):
+                    seen.add(pathlib.Path(f"/proc/{name}/cmdline").read_bytes())
+        assert kernel.run("import os; os.environ['JUPYTER_SECRET'], os.environ['TOKEN']").value == \
+            "('key-of-mine', 'token-of-mine')"
+    assert [c for c in seen if b"warm" in c and b"--env=JUPYTER_SECRET\0" in c]
+    assert not [c for c in seen if b"of-mine" in c]
+    (tmp_path / "again").mkdir()
+    with started(tmp_path / "again", state, "--env", "JUPYTER_SECRET=key-of-mine", "--env", "TOKEN=another") as kernel:
+        assert is_warm(kernel)
+        assert kernel.run("import os; os.environ['JUPYTER_SECRET'], os.environ['TOKEN']").value == \
+            "('key-of-mine', 'another')"
+
+
 def test_threads_are_named_and_nothing_is_frozen(tmp_path):
     packages = tmp_path / "packages"
     packages.mkdir()

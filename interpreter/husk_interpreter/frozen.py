@@ -132,6 +132,7 @@ def rehearse(kernel):
     if not kernel.plain:
         kernel.shell.remember_files()
     wake(kernel, [f"{k}={v}".encode() for k, v in os.environ.items()])
+    kernel.about  # noqa: B018
     kernel.open_loop()
     kernel.loop.call_soon(kernel.loop.stop)
     kernel.loop.run_forever()

@@ -6,6 +6,7 @@ import atexit
 import builtins
 import contextvars
 import faulthandler
+import functools
 import gc
 import getpass
 import importlib.util
@@ -148,7 +149,7 @@ class Kernel:
         signal.siginterrupt(signal.SIGWINCH, False)  # no call that C code waits in is cut short
         self.loop.add_reader(_husk.SOCKET, self.context.run, self.on_readable)
         gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
-        _husk.send(_husk.HELLO, 0, _husk.VERSION, (self.about(),))
+        _husk.send(_husk.HELLO, 0, _husk.VERSION, (self.about,))
         while not self.leaving:
             try:
                 self.loop.run_forever()
@@ -168,7 +169,9 @@ class Kernel:
                 sys.excepthook(*sys.exc_info())
         os._exit(0)
 
+    @functools.cached_property
     def about(self):
+        """For kernel_info. Known before this is frozen: what it is made from is looked at before it is thawed."""
         about = {"version": "%d.%d.%d" % sys.version_info[:3], "ipython": None}
         about["debugger"] = not self.plain and importlib.util.find_spec("debugpy") is not None
         if self.plain:
