@@ -113,7 +113,7 @@ recall_save(const char *python, struct bytes answer)
     while (!bad && (line = strsep(&rest, "\n")))
         if (strncmp(line, "looked=/", 8) == 0)
             bad = stamp_add(line + 7, &text) < 0;
-    bad = bad || buf_text(&text, DIVIDER + 1) < 0 || buf_add(&text, answer.data, answer.len) < 0;
+    bad = bad || buf_text(&text, &DIVIDER[1]) < 0 || buf_add(&text, answer.data, answer.len) < 0;
     if (!bad)
         (void)write_file(path, &text);
 }
