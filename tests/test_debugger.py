@@ -82,8 +82,9 @@ class Debugger:
     def finish(self, msg_id):
         """Of a cell: what it printed, and its reply."""
         self.wait("status", msg_id, execution_state="idle")
-        text = "".join(m["content"]["text"] for m in self.kept
-                       if m["msg_type"] == "stream" and m["parent_header"].get("msg_id") == msg_id)
+        mine = [m["content"] for m in self.kept
+                if m["msg_type"] == "stream" and m["parent_header"].get("msg_id") == msg_id]
+        text = "".join(c["text"] for c in mine if c["name"] == "stdout")
         while True:
             reply = self.client.get_shell_msg(timeout=conftest.TIMEOUT)
             if reply["parent_header"].get("msg_id") == msg_id:
@@ -314,6 +315,14 @@ def test_an_interrupt_ends_a_stopped_cell_as_any_other(debugger):
         assert "c = a + b" in shown and "pydevd" not in shown and shown.count(", line ") + shown.count("line: ") <= 3
         assert debugger.finish(msg_id)[1]["ename"] == "KeyboardInterrupt"
         assert not [m for m in debugger.kept if "disabled" in json.dumps(m["content"])]
+
+
+def test_a_stopped_cell_may_catch_an_interrupt(debugger):
+    code = "def f():\n    return 1\ntry:\n    f()\nexcept KeyboardInterrupt: print('caught')"
+    msg_id, frames = debugger.stop_in(code, 2)
+    debugger.kernel.interrupt()
+    assert debugger.finish(msg_id)[0] == "caught\n"
+    assert debugger.go_on(debugger.stop_in(CODE, 2)[0])[0] == "5\n"
 
 
 def test_an_interrupt_ends_what_is_evaluated(debugger):

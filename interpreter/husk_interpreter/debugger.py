@@ -71,8 +71,8 @@ def _is_visible(name):
 
 
 def _is_of_debugpy(frame):
-    file = frame.f_code.co_filename
-    return file.startswith(("_pydevd_", "_pydev_")) or f"{os.sep}debugpy{os.sep}" in file
+    code = frame.f_code  # of its C code, only the name says whose it is
+    return "pydevd_" in code.co_filename + code.co_name or f"{os.sep}debugpy{os.sep}" in code.co_filename
 
 
 def hide_frames(tb):
@@ -208,20 +208,20 @@ class DebugShell(Subshell):
     def _init_requests(self):
         super()._init_requests()
         self.handlers = {_husk.DEBUG: self.take_request}
-        self._turn = asyncio.Lock()
         self._session = None
         self._address = None
         self._breakpoints = {}  # by path, as the client asked for them, at the lines that debugpy chose
         self._stopped = set()  # ids of threads
         self._variables = None
         self._transforms = None
-        self._events = asyncio.Queue()
         self._reporter = None
 
     # --- requests
 
     def take_request(self, slot, value, content, number, buffers):
-        if self._reporter is None:
+        if self._reporter is None:  # in the loop to which they belong, before Python 3.10
+            self._turn = asyncio.Lock()
+            self._events = asyncio.Queue()
             self._reporter = self.loop.create_task(self._report_events())
         self.loop.create_task(self._answer(slot, content, bool(value)))
 
