@@ -286,7 +286,7 @@ def test_what_does_operations_outlives_an_interpreter(make_thrown_away):
 
 
 def test_there_is_no_debugger(alone):
-    """debugpy listens on the loopback, and that is everybody's here."""
+    """debugpy needs a loopback that is the sandbox's own."""
     reply = alone.control("kernel_info_request")["content"]
     assert reply["debugger"] is False and "debugger" not in reply["supported_features"]
     content = {"type": "request", "seq": 1, "command": "initialize", "arguments": {}}

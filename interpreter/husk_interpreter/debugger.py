@@ -8,7 +8,7 @@ lies, what the variables are while nothing is stopped, how a value looks. One re
 of arrival; the thread is none that debugpy stops.
 
 The address is that of the sandbox's own network: nobody outside can connect to it. Where there is no such
-network (containment landlock) there is no debugger.
+network (containment landlock, which has no sockets either) there is no debugger.
 """
 
 import asyncio
@@ -255,9 +255,7 @@ class DebugShell(Subshell):
         if not available():
             raise Refused("the Python of this kernel has no debugpy: pip install debugpy")
         if not has_network:
-            raise Refused(
-                "no debugger with this containment: everybody on this machine could connect to it"
-            )
+            raise Refused("no debugger with this containment: it needs a network of the sandbox's own")
         handler = getattr(self, f"_do_{command}", None)
         if handler is not None:
             return await handler({**request, **arguments})
