@@ -148,7 +148,7 @@ build(struct box *box)
         strv_add(&o, "memory=1g") < 0 || strv_addf(&o, "mount=%s:%s:ro", self, LOOP) < 0)
         err_errno(&err, "list options");
     *box = BOX_EMPTY;
-    if (err.code || box_start(box, &err) < 0 || box_build(box, &o, &err) < 0)
+    if (err.code || box_start(paths_broker(), box, &err) < 0 || box_build(box, &o, &err) < 0)
         fail("start the broker", &err);
     return await(box, SANDBOX_BUILT).value;
 }

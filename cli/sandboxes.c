@@ -5,14 +5,19 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel/exits.h"
+#include "kernel/paths.h"
 #include "wall/agent.h"
+
+extern char **environ;
 
 #define END_MS 5000
 #define ASK_MS 10000
@@ -226,7 +231,8 @@ info_command(int argc, char **argv)
 static const char kill_usage[] =
     "usage: husk rm ID... | husk rm --all\n"
     "\n"
-    "Ends sandboxes, with all that runs in them. One that does not end when it is asked is killed.\n";
+    "Ends sandboxes, with all that runs in them. One that does not end when it is asked is killed. --all\n"
+    "also removes containers that are left of kernels which were killed.\n";
 
 static int
 end_one(const struct registry_entry *e)
@@ -253,6 +259,19 @@ end_one(const struct registry_entry *e)
     return 0;
 }
 
+/* Containers whose broker was killed before it could remove them; prints their ids. */
+static void
+sweep_containers(void)
+{
+    char *const argv[] = {(char *)paths_docker(), (char *)"sweep", NULL};
+    pid_t pid;
+
+    fflush(stdout);
+    if (posix_spawn(&pid, argv[0], NULL, NULL, argv, environ) == 0)
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+}
+
 int
 kill_command(int argc, char **argv)
 {
@@ -275,6 +294,8 @@ kill_command(int argc, char **argv)
         end_one(&list.entry[i]);
         puts(list.entry[i].id);
     }
+    if (all)
+        sweep_containers();
     for (; n < argc; n++) {
         const struct registry_entry *e = registry_find(&list, argv[n], &err);
         if (!e) {

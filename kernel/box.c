@@ -20,9 +20,8 @@
 extern char **environ;
 
 int
-box_start(struct box *ret, struct err *err)
+box_start(const char *broker, struct box *ret, struct err *err)
 {
-    const char *broker = paths_broker();
     char *const argv[] = {(char *)broker, (char *)paths_init(), (char *)paths_network(),
                           (char *)paths_ports(), (char *)paths_scope(), NULL};
     posix_spawn_file_actions_t actions;

@@ -18,8 +18,8 @@ struct box {
 };
 #define BOX_EMPTY ((struct box){.socket = -1, .phase = SANDBOX_NEW, .usage = {-1, -1, -1}, .diff = -1})
 
-/* Starts the broker. Must come before any thread. */
-int box_start(struct box *ret, struct err *err);
+/* Starts the broker, which is the program `broker`: paths.h has them. Must come before any thread. */
+int box_start(const char *broker, struct box *ret, struct err *err);
 /* A port of the sandbox on the socket `fd`, which listens; the answer is EXPOSED with that slot. */
 int box_expose(struct box *box, uint32_t slot, uint16_t port, int fd, struct err *err);
 int box_unexpose(struct box *box, uint32_t slot, struct err *err);

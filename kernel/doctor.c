@@ -225,7 +225,7 @@ static int
 await_report(struct doctor *d, struct box *box, const struct strv *options, struct frame *ret,
              struct err *err)
 {
-    if (box_start(box, err) < 0 || box_check(box, options, err) < 0 ||
+    if (box_start(paths_broker(), box, err) < 0 || box_check(box, options, err) < 0 ||
         await(box, now_ms() + ANSWER_MS, ret, err) < 0)
         return -1;
     if (ret->number != SANDBOX_REPORT)

@@ -322,7 +322,7 @@ make(struct freezer *f, struct err *err)
     if (f->file < 0)
         return err_errno(err, "make '%s'", f->fresh);
     f->intake.file = f->file;
-    if (box_start(&f->box, err) < 0 || ask_for_sandbox(f, err) < 0 ||
+    if (box_start(paths_broker(), &f->box, err) < 0 || ask_for_sandbox(f, err) < 0 ||
         await(f, SANDBOX_BUILT, 0, -1, -1, now_ms() + TRY_MS, &took, err) < 0)
         return -1;
     if (freeze(f, err) < 0 || try(f, err) < 0)

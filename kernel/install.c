@@ -105,11 +105,11 @@ read_arguments(int argc, char **argv, struct install *in, struct err *err)
 /* A path that is relative to where the user types it means nothing where a client starts us. Not
  * resolved: a virtual environment's python is a link, and must stay one. Caller frees. */
 static char *
-keep_value(const char *name, int len, const char *value, struct err *err)
+keep_value(const char *name, int len, const char *value, int in_container, struct err *err)
 {
     int python = len == 8 && strncmp(name, "--python", 8) == 0;
     int workdir = (len == 9 && strncmp(name, "--workdir", 9) == 0) ||
-                  (len == 7 && strncmp(name, "--image", 7) == 0);
+                  (len == 7 && !in_container && strncmp(name, "--image", 7) == 0);
     char here[PATH_MAX], *kept = NULL;
 
     if (len == 7 && strncmp(name, "--mount", 7) == 0)
@@ -133,7 +133,7 @@ check_sandbox_options(struct install *in, const struct options *o, struct err *e
         const char *word = in->rest[i], *equals = strchr(word, '=');
         int len = equals ? (int)(equals - word) : (int)strlen(word), bad;
         const char *value = equals ? equals + 1 : in->rest[++i];
-        scoped(str_free) char *kept = keep_value(word, len, value, err);
+        scoped(str_free) char *kept = keep_value(word, len, value, options_in_container(o), err);
 
         if (!kept)
             return -1;

@@ -780,18 +780,42 @@ names_a_place(const char *variable)
            strcmp(variable, "CONDA_DEFAULT_ENV") == 0;
 }
 
+/* The directory of the Python first, then those of the image, or the usual ones. */
+static int
+add_path(const struct kernel *k, struct strv *v)
+{
+    const char *python = k->python.executable, *slash = strrchr(python, '/');
+
+    return strv_addf(v, "PATH=%.*s%s%s", slash ? (int)(slash - python) : 0, python, slash ? ":" : "",
+                     *k->container_path ? k->container_path
+                                        : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+}
+
+/* What a container's image has as environment and husk does not say. */
+static int
+add_environment_of_image(const struct kernel *k, struct strv *v)
+{
+    int bad = 0;
+
+    for (size_t i = 0; !bad && i < k->container_environment.len; i++) {
+        const char *item = k->container_environment.item[i];
+        size_t name = strcspn(item, "=") + 1, n = 0;
+        while (n < v->len && strncmp(v->item[n], item, name) != 0)
+            n++;
+        bad = n == v->len && strv_add(v, item) < 0;
+    }
+    return bad ? -1 : 0;
+}
+
 int
 interp_environment(struct kernel *k, struct strv *v)
 {
-    const char *base = k->image ? NULL : getenv("PYTHONUSERBASE"), *user = k->image ? "root" : "user";
-    scoped(str_free) char *directory = strdup(k->python.executable);
-    int bad = !directory;
+    int image = kernel_has_root(k);
+    const char *base = image ? NULL : getenv("PYTHONUSERBASE");
+    const char *user = k->options.profile && strcmp(k->options.profile, "image") == 0 ? "root" : "user";
+    int bad = add_path(k, v) < 0;
 
-    if (!bad)
-        *strrchr(directory, '/') = 0;
-    bad = bad || strv_addf(v, "PATH=%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                           directory) < 0 ||
-          strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
+    bad = bad || strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
           strv_addf(v, "LOGNAME=%s", user) < 0 || strv_add(v, "SHELL=/bin/bash") < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
           strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu",
@@ -805,9 +829,9 @@ interp_environment(struct kernel *k, struct strv *v)
         bad = bad || strv_addf(v, "PYTHONUSERBASE=%s", base) < 0;
     if (!getenv("MPLBACKEND"))
         bad = bad || strv_add(v, "MPLBACKEND=module://matplotlib_inline.backend_inline") < 0;
-    bad = bad || (!k->image && add_python_path(k, v) < 0);
+    bad = bad || (!image && add_python_path(k, v) < 0);
     for (size_t i = 0; !bad && i < countof(passed_on); i++)
-        if (getenv(passed_on[i]) && !(k->image && names_a_place(passed_on[i])))
+        if (getenv(passed_on[i]) && !(image && names_a_place(passed_on[i])))
             bad = strv_addf(v, "%s=%s", passed_on[i], getenv(passed_on[i])) < 0;
     for (char **e = environ; !bad && *e; e++)
         if (strncmp(*e, "LC_", 3) == 0)
@@ -819,7 +843,7 @@ interp_environment(struct kernel *k, struct strv *v)
         else if (getenv(item))
             bad = strv_addf(v, "%s=%s", item, getenv(item)) < 0;
     }
-    return bad ? -1 : 0;
+    return bad || add_environment_of_image(k, v) < 0 ? -1 : 0;
 }
 
 void
@@ -1086,6 +1110,24 @@ on_notice(struct kernel *k, struct bytes text)
     iopub_text(&k->iopub, STREAM_STDERR, slot, parents_find(&k->parents, slot), bytes_of(line));
 }
 
+/* Of the image of a container: strings that each end in NUL. */
+static void
+take_environment(struct kernel *k, struct bytes all)
+{
+    for (size_t at = 0; at < all.len;) {
+        const char *item = (const char *)all.data + at;
+        size_t len = strnlen(item, all.len - at);
+
+        if (at + len == all.len)
+            return; /* not whole */
+        if (strncmp(item, "PATH=", 5) == 0)
+            snprintf(k->container_path, sizeof k->container_path, "%s", item + 5);
+        else if (strchr(item, '=') && strv_add(&k->container_environment, item) < 0)
+            abort();
+        at += len + 1;
+    }
+}
+
 void
 interp_event(struct kernel *k, const struct frame *event)
 {
@@ -1101,6 +1143,7 @@ interp_event(struct kernel *k, const struct frame *event)
             snprintf(k->home, sizeof k->home, "%.*s/home", (int)text.len, text.data);
             snprintf(k->tmp, sizeof k->tmp, "%.*s/tmp", (int)text.len, text.data);
         }
+        take_environment(k, frame_part(event, 3));
         log_info("sandbox built in %u us: %s", event->value, k->sandbox_text);
         interp_start(k);
         break;

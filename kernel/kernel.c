@@ -49,6 +49,18 @@ kernel_containment(const struct kernel *k)
     return k->options.containment ? k->options.containment : "full";
 }
 
+int
+kernel_in_container(const struct kernel *k)
+{
+    return options_in_container(&k->options);
+}
+
+int
+kernel_has_root(const struct kernel *k)
+{
+    return k->image || kernel_in_container(k);
+}
+
 /* Where cells are processes of the same user as this one, none of them reads its memory (the key) or
  * its environment: Landlock says so, and so does this. */
 static int
@@ -94,9 +106,9 @@ watch_parent(struct kernel *k)
 int
 kernel_find_directory(struct kernel *k, struct err *err)
 {
-    const char *home = has_profile(k, "image")    ? IMAGE_HOME
-                       : has_profile(k, "strict") ? STRICT_HOME
-                                                  : paths_home();
+    const char *home = has_profile(k, "image")                               ? IMAGE_HOME
+                       : has_profile(k, "strict") || kernel_in_container(k) ? STRICT_HOME
+                                                                            : paths_home();
 
     snprintf(k->home, sizeof k->home, "%s", home);
     if (has_profile(k, "strict") || has_profile(k, "image")) {
@@ -273,6 +285,21 @@ add_guards(const struct kernel *k, struct strv *options)
 }
 
 static int
+add_container(const struct kernel *k, struct strv *o)
+{
+    const struct {
+        const char *name, *value;
+    } options[] = {{"container", k->options.image}, {"pull", k->options.pull},
+                   {"runtime", k->options.runtime}, {"gpus", k->options.gpus}};
+    int bad = 0;
+
+    for (size_t i = 0; !bad && kernel_in_container(k) && i < countof(options); i++)
+        if (options[i].value)
+            bad = strv_addf(o, "%s=%s", options[i].name, options[i].value) < 0;
+    return bad ? -1 : 0;
+}
+
+static int
 ask_for_sandbox(struct kernel *k, struct err *err)
 {
     scoped(strv_release) struct strv o = {0};
@@ -302,6 +329,7 @@ ask_for_sandbox(struct kernel *k, struct err *err)
         bad = bad || strv_addf(&o, "profile=%s", k->options.profile) < 0;
     if (k->image)
         bad = bad || strv_addf(&o, "image=%s", k->image) < 0;
+    bad = bad || add_container(k, &o) < 0;
     if (k->options.hostname)
         bad = bad || strv_addf(&o, "hostname=%s", k->options.hostname) < 0;
     if (k->options.cpus)
@@ -343,6 +371,10 @@ check_options(const struct kernel *k, struct err *err)
     if (k->options.history && strcmp(k->options.history, "shared") != 0 &&
         strcmp(k->options.history, "session") != 0 && strcmp(k->options.history, "off") != 0)
         return err_set(err, EINVAL, "--history '%s' is not one of shared, session, off", k->options.history);
+    if (kernel_in_container(k) && strcmp(kernel_containment(k), "full") != 0)
+        return err_set(err, EINVAL, "--containment %s: a container has all that full has", kernel_containment(k));
+    if (kernel_in_container(k))
+        return 0;
     if (k->options.image && !has_profile(k, "image"))
         return err_set(err, EINVAL, "--image needs --profile image");
     if (!k->options.image && has_profile(k, "image"))
@@ -359,6 +391,10 @@ check_options(const struct kernel *k, struct err *err)
 static int
 find_python(struct kernel *k, struct err *err)
 {
+    if (kernel_in_container(k)) { /* looked for on the PATH of its image, inside */
+        k->python.executable = strdup(k->options.python ? k->options.python : "python3");
+        return k->python.executable ? 0 : err_errno(err, "keep --python");
+    }
     if (!k->image) {
         if (python_find(k->options.python, paths_probe(), &k->python, err) < 0)
             return -1;
@@ -424,7 +460,7 @@ start(struct kernel *k, struct err *err)
     if (hear_environment(k, err) < 0)
         return EXIT_SYSTEM;
     /* The broker loads while we read the connection file; there is no key in this process yet. */
-    if (box_start(&k->box, err) < 0)
+    if (box_start(kernel_in_container(k) ? paths_docker() : paths_broker(), &k->box, err) < 0)
         return EXIT_SYSTEM;
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start"), EXIT_SYSTEM;
@@ -438,7 +474,7 @@ start(struct kernel *k, struct err *err)
     conn_forget_key(&k->conn);
     if (kernel_find_directory(k, err) < 0 || open_signals(k, err) < 0)
         return EXIT_SYSTEM;
-    if (k->options.image && image_find(k->options.image, &k->image, err) < 0)
+    if (k->options.image && !kernel_in_container(k) && image_find(k->options.image, &k->image, err) < 0)
         return EXIT_SYSTEM;
     if (find_python(k, err) < 0)
         return EXIT_PYTHON;
@@ -810,6 +846,7 @@ release(struct kernel *k)
     python_release(&k->python);
     str_free(&k->image);
     front_release(&k->front);
+    strv_release(&k->container_environment);
     parents_release(&k->parents);
     fd_close(&k->signals);
     fd_close(&k->parent);

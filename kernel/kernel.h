@@ -70,6 +70,8 @@ struct kernel {
     struct box box;
     struct python python;
     char *image; /* the root file system of profile image, or NULL */
+    char container_path[4096]; /* PATH of the container's image; "": it has none */
+    struct strv container_environment; /* and its other variables */
     struct interp interp;
     struct warm warm;
     struct shell main, debugger; /* and subshells behind them */
@@ -111,6 +113,8 @@ void kernel_end(struct kernel *k);                 /* begins an orderly end */
 void kernel_fail(struct kernel *k, int exit_code, const struct err *err); /* ends now, says why */
 
 const char *kernel_containment(const struct kernel *k); /* the level that was asked for, by name */
+int kernel_in_container(const struct kernel *k);        /* --backend docker */
+int kernel_has_root(const struct kernel *k); /* the system that cells see is not this machine's */
 void kernel_register(struct kernel *k); /* anew, after a change of its name */
 
 /* dispatch.c */

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/names.h"
 
-enum kind { TEXT, PLACE, SIZE, NUMBER, LIST, MOUNT, CPUS, LEVEL };
+enum kind { TEXT, SIZE, NUMBER, LIST, MOUNT, CPUS, LEVEL };
 
 static const struct option {
     const char *name;
@@ -128,14 +128,9 @@ static int
 set_option(struct options *o, const struct option *opt, const char *value, struct err *err)
 {
     void *field = (char *)o + opt->offset;
-    char *copy, plain[PATH_MAX];
+    char *copy;
 
     switch (opt->kind) {
-    case PLACE:
-        if (make_plain(value, strlen(value), plain) < 0)
-            return err_set(err, EINVAL, "--%s '%s' is no path", opt->name, value);
-        value = plain;
-        /* fall through */
     case TEXT:
         copy = strdup(value);
         if (!copy)
@@ -254,6 +249,42 @@ check_network(const struct options *o, struct err *err)
 }
 
 int
+options_in_container(const struct options *o)
+{
+    return o->backend && strcmp(o->backend, "docker") == 0;
+}
+
+/* An image is a path, or with an engine a name. */
+static int
+check_backend(struct options *o, struct err *err)
+{
+    const struct {
+        const char *name, *value;
+    } of_engine[] = {{"pull", o->pull}, {"runtime", o->runtime}, {"gpus", o->gpus}};
+    char plain[PATH_MAX], *copy;
+
+    if (o->backend && !options_in_container(o) && strcmp(o->backend, "local") != 0)
+        return err_set(err, EINVAL, "--backend '%s' is not one of local, docker", o->backend);
+    if (options_in_container(o) && (!o->image || !*o->image))
+        return err_set(err, EINVAL, "--backend docker needs --image NAME, an image of the engine");
+    if (options_in_container(o))
+        return 0;
+    for (size_t i = 0; i < countof(of_engine); i++)
+        if (of_engine[i].value)
+            return err_set(err, EINVAL, "--%s means nothing without --backend docker", of_engine[i].name);
+    if (!o->image)
+        return 0;
+    if (make_plain(o->image, strlen(o->image), plain) < 0)
+        return err_set(err, EINVAL, "--image '%s' is no path", o->image);
+    copy = strdup(plain);
+    if (!copy)
+        return err_errno(err, "keep --image");
+    free(o->image);
+    o->image = copy;
+    return 0;
+}
+
+int
 options_read(int argc, char **argv, int strict, struct options *ret, struct err *err)
 {
     scoped(options_release) struct options o = {.pids = 1024, .files = 4096, .disk = 10ull << 30, .log_level = LOG_WARNING};
@@ -278,7 +309,7 @@ options_read(int argc, char **argv, int strict, struct options *ret, struct err 
         if (set_option(&o, opt, value, err) < 0)
             return -1;
     }
-    if (check_network(&o, err) < 0 || check_start(&o, err) < 0)
+    if (check_network(&o, err) < 0 || check_start(&o, err) < 0 || check_backend(&o, err) < 0)
         return -1;
     *ret = o;
     o = (struct options){0}; /* moved to the caller */
@@ -293,6 +324,10 @@ options_release(struct options *o)
     free(o->workdir);
     free(o->profile);
     free(o->image);
+    free(o->backend);
+    free(o->pull);
+    free(o->runtime);
+    free(o->gpus);
     free(o->containment);
     free(o->hostname);
     free(o->name);

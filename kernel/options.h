@@ -26,7 +26,9 @@ struct options {
     char *network;
     struct strv allow; /* rules of base/names.h */
     char *resolver;
-    char *image;   /* absolute; NULL: none */
+    char *backend; /* NULL: local */
+    char *image;   /* absolute, or with backend docker a name; NULL: none */
+    char *pull, *runtime, *gpus; /* backend docker only */
     char *containment; /* NULL: full */
     char *workdir;
     char *hostname;
@@ -46,6 +48,8 @@ struct options {
  * Returns 0, or -1 with err set. */
 int options_read(int argc, char **argv, int strict, struct options *ret, struct err *err);
 void options_release(struct options *o);
+/* Whether the sandbox is a container of an engine. */
+int options_in_container(const struct options *o);
 /* `--mount` in full: absolute paths without "." or doubled slashes, both always there, and a mode.
  * Caller frees; NULL with err set. */
 char *options_mount_in_full(const char *value, struct err *err);

@@ -13,7 +13,7 @@
 #include "base/base.h"
 
 static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX],
-    unpack[PATH_MAX], server[PATH_MAX],
+    unpack[PATH_MAX], server[PATH_MAX], docker[PATH_MAX],
     interpreter[PATH_MAX], glue[PATH_MAX], thaw[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
@@ -59,6 +59,7 @@ paths_find(struct err *err)
         return -1;
     find_home();
     if (place(broker, prefix, "/libexec/husk/husk-sandbox", err) < 0 ||
+        place(docker, prefix, "/libexec/husk/husk-docker", err) < 0 ||
         place(init, prefix, "/libexec/husk/husk-init", err) < 0 ||
         place(ports, prefix, "/libexec/husk/husk-ports", err) < 0 ||
         place(scope, prefix, "/libexec/husk/husk-scope", err) < 0 ||
@@ -85,6 +86,12 @@ const char *
 paths_broker(void)
 {
     return broker;
+}
+
+const char *
+paths_docker(void)
+{
+    return docker;
 }
 
 const char *

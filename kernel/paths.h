@@ -11,6 +11,7 @@
 int paths_find(struct err *err);
 const char *paths_program(void);     /* husk itself, also in husk-serve */
 const char *paths_broker(void);      /* libexec/husk/husk-sandbox */
+const char *paths_docker(void);      /* libexec/husk/husk-docker, the broker of containers */
 const char *paths_init(void);        /* libexec/husk/husk-init */
 const char *paths_network(void);     /* libexec/husk/husk-network */
 const char *paths_server(void);      /* libexec/husk/husk-serve */

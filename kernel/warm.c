@@ -165,7 +165,7 @@ never(const struct kernel *k)
 {
     if (k->options.start && strcmp(k->options.start, "cold") == 0)
         return "--start cold";
-    if (k->image)
+    if (kernel_has_root(k))
         return "the Python of an image is known inside only";
     if (strcmp(kernel_containment(k), "full") != 0)
         return "without namespaces each sandbox has other directories";

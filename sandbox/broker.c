@@ -48,6 +48,8 @@ build(struct broker *broker, char **programs, const struct frame *f, struct buil
     snprintf(failure->step, sizeof failure->step, "options");
     if (policy_read(f, &b->policy, &failure->err) < 0)
         return -1;
+    if (b->policy.container)
+        return err_set(&failure->err, ENOTSUP, "a container is not made here");
     snprintf(failure->step, sizeof failure->step, "init");
     if ((program = build_init_program(programs[0], &failure->err)) < 0)
         return -1;

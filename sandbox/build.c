@@ -435,7 +435,7 @@ build_choose_user(struct policy *p, struct err *err)
 
     p->uid = geteuid();
     p->gid = getegid();
-    if (p->level != LEVEL_LANDLOCK || p->uid != 0)
+    if (!policy_has_user(p) || p->uid != 0)
         return 0;
     if (check_capabilities(err) < 0 || pick_id("/proc/self/uid_map", wanted, &p->uid, err) < 0 ||
         pick_id("/proc/self/gid_map", wanted, &p->gid, err) < 0)

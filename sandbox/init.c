@@ -11,6 +11,9 @@
  * 1: then it is the subreaper of its descendants, ends them itself (kin.h), outlives the broker for
  * that, and is asked for each process that they start (forks.h): beyond so many as the second argument
  * says it refuses.
+ *
+ * In a container the first argument is `connect`, and the second the path of the broker's socket: there
+ * it looks at what the engine has mounted, by names, before it says that it is there.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -23,7 +26,9 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -111,6 +116,29 @@ on_policy(struct init *in, const struct frame *f, struct err *err)
     }
     in->ready = 1;
     return 0;
+}
+
+/* MOUNTS: a cell of another sandbox may have put a link in the place of what the broker looked at,
+ * before the engine came there. From here on the mounts stay what they are. */
+static void
+on_mounts(const struct frame *f)
+{
+    struct bytes part;
+    struct stat st;
+    size_t at = 0;
+
+    while (frame_next(f, &at, &part)) {
+        char path[4096] = "";
+        struct err err;
+        if (part.len > 16 && part.len - 16 < sizeof path)
+            memcpy(path, part.data + 16, part.len - 16);
+        if (lstat(path, &st) == 0 && st.st_dev == get64(part.data) && st.st_ino == get64(part.data + 8))
+            continue;
+        err_set(&err, ESTALE, "'%s' is not what it was when husk looked at it", path);
+        tell_failure(0, "mounts", &err);
+        give_up();
+    }
+    tell((struct frame){.number = SANDBOX_ALIVE}, NULL, 0);
 }
 
 /* Strings that each end in NUL -> a vector; the strings stay where they are. */
@@ -354,6 +382,9 @@ on_packet(struct init *in)
         if (on_policy(in, &f, &err) < 0)
             give_up();
         break;
+    case SANDBOX_MOUNTS:
+        on_mounts(&f);
+        break;
     case SANDBOX_SPAWN:
         on_spawn(in, &f, fds);
         for (int i = 0; i < SANDBOX_FDS; i++)
@@ -366,6 +397,21 @@ on_packet(struct init *in)
         on_sweep(in);
         break;
     }
+}
+
+/* The engine started us: the socket is found, not inherited. */
+static int
+connect_to_broker(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    if (strlen(path) >= sizeof at.sun_path)
+        return -1;
+    strcpy(at.sun_path, path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0 || dup2(fd, SANDBOX_FD) < 0)
+        return -1;
+    return (int)syscall(SYS_close_range, SANDBOX_FD + 1, ~0u, 0);
 }
 
 /* Exec made us dumpable and cleared nothing else: both doors are closed before anybody else is here
@@ -385,19 +431,20 @@ main(int argc, char **argv)
     static struct init in;
     struct pollfd wait[2 + FORKS_LISTENERS];
     sigset_t child;
-    int signals;
+    int signals, connects = argc > 2 && strcmp(argv[1], "connect") == 0;
 
     alone = argc > 2 && strcmp(argv[1], "landlock") == 0;
     in.policy.level = alone ? LEVEL_LANDLOCK : LEVEL_FULL;
     in.forks.limit = alone ? strtoull(argv[2], NULL, 10) : 0;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
-    if (close_doors() < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0 ||
+    if (close_doors() < 0 || (connects && connect_to_broker(argv[2]) < 0) || sigprocmask(SIG_BLOCK, &child, NULL) < 0 ||
         (signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0 ||
         fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0)
         give_up();
     prctl(PR_SET_NAME, "husk-init", 0, 0, 0); /* for ps; the kernel named it after the memfd */
-    tell((struct frame){.number = SANDBOX_ALIVE}, NULL, 0);
+    if (!connects)
+        tell((struct frame){.number = SANDBOX_ALIVE}, NULL, 0);
     wait[0] = (struct pollfd){.fd = SANDBOX_FD, .events = POLLIN};
     wait[1] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (;;) {

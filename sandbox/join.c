@@ -101,7 +101,8 @@ step_forks(struct join *j, struct err *err)
 static int
 step_execute(struct join *j, struct err *err)
 {
-    execve(j->program, j->argv, j->environment);
+    environ = (char **)j->environment; /* a name without a slash is looked for on its PATH */
+    execvp(j->program, j->argv);
     return err_errno(err, "execute '%s'", j->program);
 }
 

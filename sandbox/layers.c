@@ -127,7 +127,7 @@ make_one(const struct layers *l, const char *name, char **ret, const struct poli
 
     if (mkdirat(l->lock, name, 0700) < 0)
         return err_errno(err, "make '%s/%s/%s'", p->layers, l->name, name);
-    if (p->level == LEVEL_LANDLOCK &&
+    if (policy_has_user(p) &&
         fchownat(l->lock, name, p->uid, p->gid, AT_SYMLINK_NOFOLLOW) < 0)
         return err_errno(err, "give '%s/%s/%s' to the sandbox", p->layers, l->name, name);
     if (snprintf(path, sizeof path, "%s/%s/%s", p->layers, l->name, name) >= (int)sizeof path)
@@ -156,14 +156,18 @@ static int
 own_workspace(const struct policy *p)
 {
     return p->profile != PROFILE_NOTEBOOK ||
-           (p->level == LEVEL_LANDLOCK && p->private_workdir && p->uid != geteuid());
+           (policy_has_user(p) && p->private_workdir && p->uid != geteuid());
 }
 
 static int
 make_private(struct policy *p, const struct layers *l, struct err *err)
 {
-    int r = p->profile == PROFILE_IMAGE ? make_root(p, l, err)
-                                        : make_one(l, "home", &p->home_layer, p, err);
+    int r;
+
+    if (p->container && p->profile == PROFILE_IMAGE) /* all of it is the container's own */
+        return 0;
+    r = p->profile == PROFILE_IMAGE ? make_root(p, l, err)
+                                    : make_one(l, "home", &p->home_layer, p, err);
 
     if (r == 0 && own_workspace(p))
         r = make_one(l, "workspace", &p->state, p, err);

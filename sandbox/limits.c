@@ -166,6 +166,43 @@ limits_make(const struct policy *p, const char *scope_program, struct limits *re
     return 0;
 }
 
+static int
+open_with(const char *path, const char *file)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd >= 0 && faccessat(fd, file, F_OK, 0) < 0)
+        fd_close(&fd);
+    return fd;
+}
+
+void
+limits_adopt(const struct policy *p, pid_t pid, struct limits *ret)
+{
+    static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+    struct limits l = LIMITS_EMPTY;
+    char process[24], path[SCOPE_PATH];
+
+    snprintf(process, sizeof process, "%d", (int)pid);
+    l.kind = LIMITS_ENGINE;
+    for (size_t i = 0; l.group[GROUP_MEMORY] < 0 && i < countof(mounts); i++)
+        if (scope_of(process, "", mounts[i], path, sizeof path) == 0 &&
+            (l.group[GROUP_MEMORY] = open_with(path, "memory.max")) >= 0)
+            l.kind = LIMITS_CGROUP2;
+    if (l.group[GROUP_MEMORY] < 0 &&
+        scope_of(process, "memory", "/sys/fs/cgroup/memory", path, sizeof path) == 0 &&
+        (l.group[GROUP_MEMORY] = open_with(path, "memory.limit_in_bytes")) >= 0) {
+        l.kind = LIMITS_CGROUP1;
+        if (scope_of(process, "cpu", "/sys/fs/cgroup/cpu", path, sizeof path) == 0)
+            l.group[GROUP_CPU] = open_with(path, "cpu.stat");
+    }
+    l.memory = p->memory;
+    l.pids = p->pids;
+    l.cpus = p->cpus;
+    l.disk = p->profile != PROFILE_IMAGE ? p->disk : 0;
+    *ret = l;
+}
+
 int
 limits_enter(const struct limits *l, pid_t pid, struct err *err)
 {
@@ -195,7 +232,8 @@ limits_describe(const struct limits *l, char *into, size_t size)
 {
     static const char *const kinds[] = {
         [LIMITS_CGROUP2] = "enforced by cgroup v2", [LIMITS_CGROUP1] = "enforced by cgroup v1",
-        [LIMITS_PROCESS] = "per process: no cgroup may be made here"};
+        [LIMITS_PROCESS] = "per process: no cgroup may be made here",
+        [LIMITS_ENGINE] = "enforced by the container engine"};
     char memory[24], disk[24], cpus[40] = "", on_disk[64] = "";
 
     if (l->cpus)
@@ -277,14 +315,11 @@ limit(int resource, uint64_t soft, uint64_t hard)
     return setrlimit(resource, &want);
 }
 
-int
-limits_process(const struct policy *p, enum limits_kind kind, struct err *err)
+size_t
+limits_resources(const struct policy *p, enum limits_kind kind,
+                 struct limits_resource ret[static LIMITS_RESOURCES])
 {
-    const struct {
-        const char *name;
-        int resource;
-        uint64_t soft, hard;
-    } all[] = {
+    const struct limits_resource all[LIMITS_RESOURCES] = {
         /* 1, not 0: a core handler behind a pipe is not stopped by 0 (core(5)). */
         {"core", RLIMIT_CORE, 1, 1},
         {"processes", RLIMIT_NPROC, p->pids, p->pids},
@@ -297,16 +332,30 @@ limits_process(const struct policy *p, enum limits_kind kind, struct err *err)
         /* Of one file. A working directory that is shared is not the sandbox's to be counted. */
         {"file size", RLIMIT_FSIZE, p->disk, p->disk},
     };
+    size_t n = 0;
 
     for (size_t i = 0; i < countof(all); i++) {
-        /* Without a user namespace it would count all that the user runs: forks.h counts. */
-        if (all[i].resource == RLIMIT_NPROC && p->level == LEVEL_LANDLOCK)
+        int resource = all[i].resource;
+        /* Without a user namespace these would count all that the user runs. Instead of processes
+         * forks.h counts, or the container's group. */
+        if ((resource == RLIMIT_NPROC && policy_has_user(p)) ||
+            ((resource == RLIMIT_SIGPENDING || resource == RLIMIT_MSGQUEUE) && p->container) ||
+            (resource == RLIMIT_DATA && kind != LIMITS_PROCESS) ||
+            (resource == RLIMIT_FSIZE && (!p->disk || !p->private_workdir)))
             continue;
-        if ((all[i].resource == RLIMIT_DATA && kind != LIMITS_PROCESS) ||
-            (all[i].resource == RLIMIT_FSIZE && (!p->disk || !p->private_workdir)))
-            continue;
-        if (limit(all[i].resource, all[i].soft, all[i].hard) < 0)
-            return err_errno(err, "limit %s", all[i].name);
+        ret[n++] = all[i];
     }
+    return n;
+}
+
+int
+limits_process(const struct policy *p, enum limits_kind kind, struct err *err)
+{
+    struct limits_resource r[LIMITS_RESOURCES];
+    size_t n = limits_resources(p, kind, r);
+
+    for (size_t i = 0; i < n; i++)
+        if (limit(r[i].resource, r[i].soft, r[i].hard) < 0)
+            return err_errno(err, "limit %s", r[i].name);
     return 0;
 }

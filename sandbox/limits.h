@@ -9,7 +9,12 @@
 #include "sandbox/policy.h"
 #include "wall/usage.h"
 
-enum limits_kind { LIMITS_CGROUP2, LIMITS_CGROUP1, LIMITS_PROCESS };
+enum limits_kind {
+    LIMITS_CGROUP2,
+    LIMITS_CGROUP1,
+    LIMITS_PROCESS,
+    LIMITS_ENGINE, /* a container's, whose groups cannot be seen from here */
+};
 
 enum { GROUP_MEMORY, GROUP_PIDS, GROUP_CPU, LIMITS_GROUPS }; /* v1 has one each, v2 one for all */
 
@@ -29,6 +34,8 @@ struct limits {
 /* Makes the groups. Groups that an earlier broker left are removed on the way. scope_program:
  * husk-scope, see scope.h. */
 int limits_make(const struct policy *policy, const char *scope_program, struct limits *ret, struct err *err);
+/* The groups that somebody else made for the process `pid`: they are read, and not removed. */
+void limits_adopt(const struct policy *policy, pid_t pid, struct limits *ret);
 /* Puts a process into them. It and all its children are counted from here on. */
 int limits_enter(const struct limits *limits, pid_t pid, struct err *err);
 /* Removes the groups; their processes must be gone. */
@@ -42,6 +49,16 @@ void limits_describe(const struct limits *limits, char *into, size_t size);
 /* If a limit struck since the last call, one sentence that says so; else "". Sets *peak to the
  * most memory that was in use, 0 where that is not counted. */
 void limits_cause(struct limits *limits, int wait_status, char *into, size_t size, uint64_t *peak);
+
+/* The resource limits (setrlimit(2)) of a process: how many *ret has. */
+struct limits_resource {
+    const char *name; /* for people */
+    int resource;
+    uint64_t soft, hard;
+};
+#define LIMITS_RESOURCES 9
+size_t limits_resources(const struct policy *policy, enum limits_kind kind,
+                        struct limits_resource ret[static LIMITS_RESOURCES]);
 
 /* Resource limits of the calling process: all kinds. */
 int limits_process(const struct policy *policy, enum limits_kind kind, struct err *err);

@@ -119,7 +119,7 @@ add_system(struct mount_view *view)
 static int
 covered(const struct policy *p, const char *path)
 {
-    for (size_t i = 0; !p->image && i < countof(system_top); i++)
+    for (size_t i = 0; !policy_has_root(p) && i < countof(system_top); i++)
         if (path_within(path, system_top[i]))
             return 1;
     for (size_t i = 0; i < p->paths.len; i++)
@@ -251,9 +251,11 @@ static int
 add_workdir(struct mount_view *view, const struct policy *p)
 {
     const struct shared s = {p->workdir, p->workdir};
-    struct mount_entry *e = add_entry(view, MOUNT_READ_WRITE,
-                                      p->private_workdir ? p->state : p->workdir, p->workdir);
+    struct mount_entry *e;
 
+    if (p->container && p->profile == PROFILE_IMAGE)
+        return 0; /* a part of the container's own root */
+    e = add_entry(view, MOUNT_READ_WRITE, p->private_workdir ? p->state : p->workdir, p->workdir);
     if (!e)
         return -1;
     e->mapped = 1;
@@ -296,12 +298,12 @@ add_home(struct mount_view *view, const struct policy *p)
     return 0;
 }
 
-/* What an image brings along itself. */
+/* What an image that is changed brings along itself. */
 static int
 add_host(struct mount_view *view, const struct policy *p)
 {
-    return add_system(view) < 0 || add_memory(view, "/var/tmp", p->tmp_size / 2, 01777) < 0 ||
-                   add_home(view, p) < 0
+    return (!p->container && add_system(view) < 0) ||
+                   add_memory(view, "/var/tmp", p->tmp_size / 2, 01777) < 0 || add_home(view, p) < 0
                ? -1 : 0;
 }
 
@@ -338,8 +340,9 @@ view_make(const struct policy *p, struct mount_view *ret, struct err *err)
 {
     scoped(view_release) struct mount_view view = {0};
 
-    if ((!p->image && add_host(&view, p) < 0) || add_memory(&view, "/tmp", p->tmp_size, 01777) < 0 ||
-        add_memory(&view, "/run", 16 << 20, p->image ? 0755 : 01777) < 0 ||
+    if ((p->profile != PROFILE_IMAGE && add_host(&view, p) < 0) ||
+        add_memory(&view, "/tmp", p->tmp_size, 01777) < 0 ||
+        add_memory(&view, "/run", 16 << 20, p->profile == PROFILE_IMAGE ? 0755 : 01777) < 0 ||
         add_paths(&view, p) < 0 || add_workdir(&view, p) < 0 || add_mounts(&view, p) < 0)
         return err_errno(err, "list the mounts");
     drop_hidden(&view);
@@ -400,29 +403,43 @@ map_tree(const struct mount_entry *e, const struct stat *st, uid_t uid, gid_t gi
                      e->source);
 }
 
+/* O_PATH; -1 with err->code 0: it is left out. */
+static int
+open_entry(const struct mount_entry *e, struct stat *st, struct err *err)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
+    int fd;
+
+    if (e->no_symlinks)
+        how.resolve |= RESOLVE_NO_SYMLINKS;
+    err->code = 0;
+    fd = (int)syscall(SYS_openat2, AT_FDCWD, e->source, &how, sizeof how);
+    if (fd < 0 && e->optional && (errno == ENOENT || errno == ENOTDIR || errno == EACCES ||
+                                  (errno == ELOOP && e->no_symlinks)))
+        return -1;
+    if (fd < 0 || fstat(fd, st) < 0) {
+        err_errno(err, "open '%s'", e->source);
+    } else if (S_ISDIR(st->st_mode) || S_ISREG(st->st_mode) || strcmp(e->source, NULL_DEVICE) == 0) {
+        return fd;
+    } else if (!e->optional) {
+        err_set(err, EINVAL, "'%s' is no directory", e->source);
+    }
+    fd_close(&fd);
+    return -1;
+}
+
 static int
 take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping *cache,
            struct err *err)
 {
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-                           .resolve = RESOLVE_NO_MAGICLINKS};
     /* Private: what is mounted below later, on the host, comes with flags of its own. All other
      * mounts of the sandbox are its own, or went with the old root. */
     struct attributes attr = {.set = ATTR_NOSUID | ATTR_NODEV, .propagation = MS_PRIVATE};
-    scoped(fd_close) int fd = -1;
     struct stat st;
+    scoped(fd_close) int fd = open_entry(e, &st, err);
 
-    if (e->no_symlinks)
-        how.resolve |= RESOLVE_NO_SYMLINKS;
-    fd = (int)syscall(SYS_openat2, AT_FDCWD, e->source, &how, sizeof how);
-    if (fd < 0 && e->optional && (errno == ENOENT || errno == ENOTDIR || errno == EACCES ||
-                                  (errno == ELOOP && e->no_symlinks)))
-        return 0;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(err, "open '%s'", e->source);
-    if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode) &&
-        strcmp(e->source, NULL_DEVICE) != 0)
-        return e->optional ? 0 : err_set(err, EINVAL, "'%s' is no directory", e->source);
+    if (fd < 0)
+        return err->code ? -1 : 0;
     e->tree = tree_take(fd, "", AT_EMPTY_PATH | AT_RECURSIVE);
     if (e->tree < 0)
         return err_errno(err, "take '%s'", e->source);
@@ -431,6 +448,22 @@ take_entry(struct mount_entry *e, int map, uid_t uid, gid_t gid, struct mapping 
     if (tree_set(e->tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr) < 0)
         return err_errno(err, "restrict '%s'", e->source);
     return map && e->mapped ? map_tree(e, &st, uid, gid, cache, err) : 0;
+}
+
+int
+view_look(struct mount_view *view, struct err *err)
+{
+    struct stat st;
+
+    for (size_t i = 0; i < view->len; i++) {
+        struct mount_entry *e = &view->entry[i];
+        if (!e->source)
+            continue;
+        e->tree = open_entry(e, &st, err);
+        if (e->tree < 0 && err->code)
+            return -1;
+    }
+    return 0;
 }
 
 int

@@ -27,7 +27,7 @@ struct mount_entry {
     int optional;   /* a source that does not exist is left out */
     int mapped;     /* id-map the owner on disk to the user of the sandbox */
     int no_symlinks; /* source lies where a sandbox can write: follow nothing */
-    int tree;       /* descriptor of the taken tree, or -1 */
+    int tree;       /* descriptor of the taken tree, or of what view_look() found; or -1 */
 };
 
 struct mount_view {
@@ -49,6 +49,10 @@ const char *mounts_guarded(size_t i);
 /* Takes the trees of all entries. `uid`, `gid`: who the user of the sandbox is on the host;
  * trees are id-mapped to it if `map` (needs CAP_SYS_ADMIN on the host). */
 int view_take(struct mount_view *view, int map, uid_t uid, gid_t gid, struct err *err);
+
+/* For a container, whose engine takes them by path: opens the sources of all entries and leaves -1 for
+ * those that are left out, so that what the engine mounted can be compared with it. */
+int view_look(struct mount_view *view, struct err *err);
 
 /* Attaches everything below the directory `root`, which is an empty tmpfs. */
 int view_attach(const struct mount_view *view, int root, struct err *err);

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum kind { NAME, PATH, PATHS, MOUNTS, SIZE, RULE, SERVER };
+enum kind { NAME, TEXT, PATH, PATHS, MOUNTS, SIZE, RULE, SERVER };
 
 static const struct option {
     const char *name;
@@ -105,6 +105,13 @@ set_option(struct policy *p, const struct option *o, const char *value, struct e
         if (!*value || strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(value) ||
             strlen(value) > 60)
             return err_set(err, EINVAL, "%s '%s' is no name", o->name, value);
+        break;
+    case TEXT:
+        if (!*value || strlen(value) > 255 || *value == '-')
+            return err_set(err, EINVAL, "%s '%s' is no name", o->name, value);
+        for (const char *c = value; *c; c++)
+            if (*c <= ' ' || *c > '~')
+                return err_set(err, EINVAL, "%s has a character that no name has", o->name);
         break;
     case SIZE:
         if (size_parse(value, field) < 0 || *(uint64_t *)field == 0)
@@ -330,6 +337,8 @@ judge_image(const struct policy *p, struct err *err)
         return err_set(err, EINVAL, "an image needs profile image");
     if (p->profile != PROFILE_IMAGE)
         return 0;
+    if (p->container)
+        return 0;
     if (!p->image)
         return err_set(err, EINVAL, "profile image needs an image");
     if (!p->layers)
@@ -522,6 +531,10 @@ policy_release(struct policy *policy)
     free(policy->hostname);
     free(policy->layers);
     free(policy->image);
+    free(policy->container);
+    free(policy->pull);
+    free(policy->runtime);
+    free(policy->gpus);
     free(policy->root_layer);
     free(policy->home_layer);
     free(policy->tmp_layer);

@@ -41,6 +41,10 @@ struct policy {
     char *state;
     char *layers;
     char *home;
+    char *container;  /* an image of a container engine, or NULL */
+    char *pull;       /* NULL: missing */
+    char *runtime;    /* NULL: the engine's choice */
+    char *gpus;       /* NULL: none */
     char *image;      /* an unpacked root file system, or NULL */
     struct subordinate subordinate; /* other users of the image, if any. Set by the broker. */
     char *root_layer; /* on disk: what is changed in it. Set by layers_make(). */
@@ -65,7 +69,7 @@ struct policy {
     char *resolver;     /* NULL: the machine's */
     int private_workdir; /* 1: `state` is what appears at workdir */
     char why_private[160]; /* for people, if so */
-    uid_t uid; /* who the sandbox is on the host; LEVEL_LANDLOCK only, see build_choose_user() */
+    uid_t uid; /* who the sandbox is on the host, if policy_has_user(); see build_choose_user() */
     gid_t gid;
 };
 
@@ -85,6 +89,21 @@ int policy_look_at_image(const struct policy *policy, struct err *err);
 
 /* The user inside. */
 uid_t policy_uid(const struct policy *policy);
+
+/* Whether the user on the host is known before, and nothing is id-mapped to it: at LEVEL_LANDLOCK, and
+ * in a container. */
+static inline int
+policy_has_user(const struct policy *p)
+{
+    return p->level == LEVEL_LANDLOCK || p->container;
+}
+
+/* Whether the system that is seen is not this machine's: an image, or a container. */
+static inline int
+policy_has_root(const struct policy *p)
+{
+    return p->image || p->container;
+}
 
 /* Whether a directory of the host can be written. */
 int policy_shares(const struct policy *policy);

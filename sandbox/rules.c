@@ -39,7 +39,7 @@ landlock_rules(const struct policy *policy, const struct mount_view *view, struc
             return -1;
     /* A rule goes for everything below it, so this one allows what read-only mounts, /proc and
      * /dev still refuse. No descriptor of anything outside can be used all the same. */
-    if (policy->image && landlock_add(ret, nparts, LANDLOCK_CHANGE, "/") < 0)
+    if (policy->profile == PROFILE_IMAGE && landlock_add(ret, nparts, LANDLOCK_CHANGE, "/") < 0)
         return -1;
     for (size_t i = 0; i < view->len; i++)
         if (view->entry[i].kind != MOUNT_READ_ONLY &&

@@ -17,14 +17,15 @@
 #define TRIES 20             /* something may start in the group while it is emptied */
 #define PATIENCE_MS 10000    /* for systemd */
 
-/* One line of /proc/self/cgroup, "4:memory:/user" or "0::/user". */
+/* One line of /proc/PID/cgroup, "4:memory:/user" or "0::/user". */
 int
-scope_own(const char *controller, const char *mounted, char *into, size_t size)
+scope_of(const char *process, const char *controller, const char *mounted, char *into, size_t size)
 {
     scoped(buf_release) struct buf text = {0};
-    char *line, *rest;
+    char *line, *rest, file[40];
 
-    if (file_read(AT_FDCWD, "/proc/self/cgroup", 1 << 16, &text) < 0 || !buf_string(&text))
+    snprintf(file, sizeof file, "/proc/%.20s/cgroup", process);
+    if (file_read(AT_FDCWD, file, 1 << 16, &text) < 0 || !buf_string(&text))
         return -1;
     rest = (char *)text.data;
     while ((line = strsep(&rest, "\n"))) {
@@ -40,6 +41,12 @@ scope_own(const char *controller, const char *mounted, char *into, size_t size)
     }
     errno = ENOENT;
     return -1;
+}
+
+int
+scope_own(const char *controller, const char *mounted, char *into, size_t size)
+{
+    return scope_of("self", controller, mounted, into, size);
 }
 
 static int

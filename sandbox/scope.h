@@ -24,6 +24,7 @@
  * says in one sentence what systemd said, "" if it was not asked. May move this process. */
 int scope_find(const char *program, const char *id, int cpu, char parent[static SCOPE_PATH], char why[static ERR_TEXT]);
 
-/* Where this process is: MOUNTED and its path in the hierarchy of that controller; v2 has none ("").
+/* Where a process, or this one ("self"), is: MOUNTED and its path in the hierarchy of that controller; v2 has none ("").
  * -1 with errno. */
+int scope_of(const char *process, const char *controller, const char *mounted, char *into, size_t size);
 int scope_own(const char *controller, const char *mounted, char *into, size_t size);

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ PREFIX = pathlib.Path(os.environ.get("HUSK_PREFIX", "/usr/local")).resolve()
 HUSK = str(PREFIX / "bin" / "husk")
 PYTHON = os.environ.get("HUSK_PYTHON", sys.executable)
 START = os.environ.get("HUSK_TEST_START")
+BACKEND = shlex.split(os.environ.get("HUSK_BACKEND", ""))  # options of every kernel: ./check-docker
 TIMEOUT = 60  # seconds; generous, no test depends on speed
 
 
@@ -54,7 +56,7 @@ LocalPortCache.find_available_port = find_available_port
 def spec_directory(directory, *options, name="husk", husk=HUSK):
     """Installs a kernelspec below `directory` and returns the directory of kernelspecs."""
     subprocess.run(
-        [str(husk), "install", "--prefix", str(directory), "--name", name, "--python", PYTHON, *options],
+        [str(husk), "install", "--prefix", str(directory), "--name", name, "--python", PYTHON, *BACKEND, *options],
         check=True, capture_output=True, timeout=TIMEOUT,
     )
     return pathlib.Path(directory) / "share" / "jupyter" / "kernels"

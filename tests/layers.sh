@@ -30,6 +30,7 @@ allow agent base wall agent
 allow cli base wall kernel cli
 allow serve base wall kernel serve
 allow image base wall sandbox image
+allow container base wall sandbox container
 allow interpreter base wall interpreter
 
 # Nothing in sandbox/ knows Jupyter, nothing in kernel/ knows namespaces.
@@ -65,6 +66,7 @@ links husk-sandbox libc ld-linux-x86-64 $sanitizers
 links husk-network libc libcares ld-linux-x86-64 $sanitizers
 links husk-ports libc ld-linux-x86-64 $sanitizers
 links husk-scope libc libsystemd ld-linux-x86-64 $sanitizers
+links husk-docker libc libcurl libjansson ld-linux-x86-64 $sanitizers
 links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
 links husk-serve libc libmicrohttpd libwslay libsodium libcrypto libjansson ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Backend docker: the interpreter in a container, with a real dockerd that the tests start themselves.
+
+./check-docker runs the tests of operations and others once more in containers.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import conftest
+import psutil
+import pytest
+from engine import IMAGE, Engine
+from test_image import image_tar  # noqa: F401 - fixture
+from test_operations import Operations
+
+pytestmark = pytest.mark.rights("root")  # as dockerd wants; some kernels here belong to somebody else
+VARIABLE = "FROM_THE_IMAGE=yes: it is"
+
+
+@pytest.fixture(scope="module")
+def engine(image_tar, tmp_path_factory):  # noqa: F811
+    # The path of a socket is short.
+    directory = tmp_path_factory.mktemp("e", numbered=False)
+    e = Engine(directory).start()
+    try:
+        e.import_tar(image_tar, changes=[f'ENV FROM_THE_IMAGE "{VARIABLE.partition("=")[2]}"'])
+        yield e
+    finally:
+        e.stop()
+        e.remove()
+
+
+@pytest.fixture(autouse=True)
+def here(engine, monkeypatch):
+    monkeypatch.setattr(conftest, "PYTHON", "python3")
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+
+
+OPTIONS = ("--backend", "docker", "--image", IMAGE)
+
+
+@pytest.fixture
+def make(make_kernel, engine):
+    def made(*options, **arguments):
+        return make_kernel(*OPTIONS, *options, **arguments)
+
+    yield made
+
+
+def labelled(engine, kernel):
+    """The one container of this kernel."""
+    broker = broker_of(kernel)
+    found = [c for c in engine.containers() if c["Labels"].get("org.husk.owner", "").split(" ")[0] == str(broker.pid)]
+    assert len(found) == 1, found
+    return found[0]["Id"]
+
+
+def broker_of(kernel):
+    return next(p for p in psutil.Process(kernel.pid).children() if p.name() == "husk-docker")
+
+
+def is_gone(engine, container, timeout=conftest.TIMEOUT):
+    end = time.monotonic() + timeout
+    while container in [c["Id"] for c in engine.containers()]:
+        assert time.monotonic() < end, engine.inspect(container)["State"]
+        time.sleep(0.05)
+    return True
+
+
+def husk(*arguments, **options):
+    return subprocess.run([conftest.HUSK, *arguments], capture_output=True, text=True, timeout=conftest.TIMEOUT, **options)
+
+
+# --- a stock client
+
+
+def test_a_stock_client_executes_interrupts_and_restarts(make):
+    kernel = make("--profile", "strict")
+    assert kernel.run("x = 6 * 7; x").value == "42"
+    assert kernel.run("import os; os.system('echo child'); print('mother')").stdout == "child\nmother\n"
+    running = kernel.send("import time\nprint('begun', flush=True)\ntime.sleep(1000)")
+    while kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT)["msg_type"] != "stream":
+        pass
+    assert kernel.interrupt()["content"]["status"] == "ok"
+    assert kernel.client.get_shell_msg(timeout=conftest.TIMEOUT)["content"]["ename"] == "KeyboardInterrupt"
+    assert running and kernel.run("x").value == "42"
+    kernel.manager.restart_kernel()
+    kernel.client.wait_for_ready(timeout=conftest.TIMEOUT)
+    assert kernel.run("x").ename == "NameError"
+
+
+def test_the_environment_is_that_of_the_image_and_of_husk(make):
+    kernel = make("--env", "MINE=a b")
+    code = "import os; print(os.environ['FROM_THE_IMAGE'], os.environ['MINE'], os.environ['HOME'], os.environ['PATH'])"
+    assert kernel.run(code).stdout.startswith(VARIABLE.partition("=")[2] + " a b /home/user /usr/local/sbin:")
+
+
+def test_the_command_line_runs_in_a_container(engine):
+    r = husk("run", *OPTIONS, "-c", "import platform; print(platform.freedesktop_os_release()['ID'], 2 + 2)")
+    assert (r.returncode, r.stdout) == (0, "debian 4\n"), r
+
+
+# --- what a container may
+
+
+def test_nothing_is_left_that_can_be_taken_from_a_container(make, engine):
+    kernel = make("--profile", "strict", "--memory", "300m", "--pids", "77", "--cpus", "0.5", "--tmp-size", "20m")
+    host = engine.inspect(labelled(engine, kernel))
+    config, host = host["Config"], host["HostConfig"]
+    assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], None) or host["CapAdd"] == []
+    assert host["ReadonlyRootfs"] and host["NetworkMode"] == "none" and not host["Privileged"]
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["NanoCpus"]) == (300 << 20, 300 << 20, 77, 5 * 10**8)
+    assert "no-new-privileges" in host["SecurityOpt"] and any("SCMP_ACT" in o for o in host["SecurityOpt"])
+    assert host["IpcMode"] == host["CgroupnsMode"] == "private" and host["PidMode"] == ""
+    assert int(config["User"].split(":")[0]) >= 1000
+    code = """if True:
+    import os, socket
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(*(status[k].strip() for k in ("CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")), os.getuid() > 0)
+    print(*sorted(os.listdir("/sys/class/net")))
+    for path in ("/new", "/usr/new", "/etc/new", "/run/husk/new"):
+        try: open(path, "w")
+        except OSError as e: print(path, type(e).__name__, e.errno)
+    v = os.statvfs("/tmp")
+    print(v.f_blocks * v.f_frsize)
+    try: socket.create_connection(("192.0.2.1", 80), 1)
+    except OSError as e: print("network", e.errno)
+    try: socket.socket(40)
+    except OSError as e: print("vsock", e.errno)
+    try: os.unshare(os.CLONE_NEWUSER) if hasattr(os, "unshare") else os.chroot("/")
+    except OSError as e: print("unshare", e.errno)
+    """
+    lines = kernel.run(code).stdout.splitlines()
+    assert lines[0] == " ".join(["0" * 16] * 4 + ["1", "2", "True"])
+    assert lines[1] == "lo"
+    assert [line.split()[0] for line in lines[2:6]] == ["/new", "/usr/new", "/etc/new", "/run/husk/new"], lines
+    assert lines[6:] == [str(20 << 20), "network 101", "vsock 97", "unshare 1"], lines
+
+
+def test_pid_1_tells_nothing_and_the_socket_is_gone(make):
+    kernel = make()
+    code = """if True:
+    import os
+    print(open("/proc/1/comm").read().strip(), os.listdir("/run/husk"))
+    for name in ("environ", "mem", "fd"):
+        try: print(os.listdir("/proc/1/fd") if name == "fd" else open("/proc/1/" + name, "rb").read(10))
+        except OSError as e: print(type(e).__name__)
+    """
+    assert kernel.run(code).stdout.split("\n") == ["husk-init []"] + ["PermissionError"] * 3 + [""]
+
+
+@pytest.mark.parametrize("who", ["owner", "root"])
+def test_the_working_directory_is_shared_if_its_owner_is_nobody_special(make, tmp_path, who):
+    """A container has one user: the owner of the directory. It is never root."""
+    work = tmp_path / "shared"
+    work.mkdir()
+    (work / "given").write_text("here")
+    if who == "owner":
+        shutil.chown(work, 4321, 4321)
+    kernel = make(cwd=work)
+    if who == "root":
+        assert kernel.run("import os; os.getcwd(), os.listdir()").value == f"('{work}', [])"
+        return
+    assert kernel.run("import os; print(open('given').read()); open('made', 'w').write('x'); os.getuid()").value == "4321"
+    assert (work / "made").read_text() == "x" and (work / "made").stat().st_uid == 4321
+
+
+def test_what_is_guarded_in_a_shared_directory_is_read_only(make, tmp_path):
+    work = tmp_path / "shared"
+    (work / ".git").mkdir(parents=True)
+    for path in (work, work / ".git"):
+        shutil.chown(path, 4321, 4321)
+    kernel = make(cwd=work)
+    assert kernel.run("open('free', 'w'); open('.git/config', 'w')").evalue.startswith("[Errno 30]")
+    assert kernel.run("import os; os.rename('.git', 'x')").evalue.startswith("[Errno 16]")
+
+
+def test_a_mount_that_became_something_else_is_noticed(engine, tmp_path, monkeypatch):
+    """Between husk's look and the engine's, another sandbox may put a link there: the engine follows it."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.mkdir()
+    bad.mkdir()
+    proxy = subprocess.Popen([conftest.sys.executable, pathlib.Path(__file__).parent / "swap_proxy.py", engine.socket,
+                              tmp_path / "proxy.sock", good, bad], stdout=subprocess.PIPE)
+    try:
+        proxy.stdout.readline()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/proxy.sock")
+        r = husk("run", *OPTIONS, "--mount", str(good), "-c", "print(1)")
+        assert r.returncode != 0 and f"'{good}' is not what it was when husk looked at it" in r.stderr, r
+        assert "step 'mounts'" in r.stderr
+    finally:
+        proxy.kill()
+        proxy.wait()
+
+
+# --- deaths
+
+
+def test_deaths_and_limits_are_named(make):
+    kernel = make("--memory", "200m", "--profile", "strict")
+    r = kernel.run("x = bytearray(10**9)")
+    assert r.ename == "InterpreterDied" and "the memory limit of 200 MiB was reached" in r.evalue
+    assert "killed by signal 9" in kernel.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").evalue
+    assert "it exited with status 3" in kernel.run("import os; os._exit(3)").evalue
+    assert kernel.run("1 + 1").value == "2"
+
+
+def test_a_container_that_is_killed_is_named(make, engine):
+    kernel = make()
+    engine.call("POST", f"/containers/{labelled(engine, kernel)}/kill")
+    kernel.manager.provisioner.process.wait(conftest.TIMEOUT)
+    assert "the container was ended from outside" in kernel.log.read_text()
+
+
+@pytest.mark.parametrize("whom", ["supervisor", "broker", "both"])
+def test_nothing_is_left_after_a_kill(make, engine, whom):
+    kernel = make("--profile", "strict")
+    container, broker = labelled(engine, kernel), broker_of(kernel)
+    assert kernel.run("import subprocess; p = subprocess.Popen(['sleep', '1000'], start_new_session=True)").status == "ok"
+    inside = [p for p in psutil.process_iter(["uids"]) if p.info["uids"].real == int(
+        engine.inspect(container)["Config"]["User"].split(":")[0])]
+    assert len(inside) >= 3
+    if whom != "supervisor":
+        broker.send_signal(signal.SIGKILL)
+    if whom != "broker":
+        os.kill(kernel.pid, signal.SIGKILL)
+    assert is_gone(engine, container)
+    _, alive = psutil.wait_procs(inside, 5)
+    assert not alive
+
+
+def test_the_end_of_a_kernel_is_the_end_of_its_container(make, engine):
+    kernel = make()
+    container = labelled(engine, kernel)
+    kernel.manager.shutdown_kernel()
+    assert is_gone(engine, container)
+
+
+def test_rm_all_removes_what_a_crash_left(engine):
+    """As a broker that was killed between two calls leaves it: made and not started."""
+    def left(owner, user=0):
+        labels = {"org.husk.user": str(user), "org.husk.owner": owner, "org.husk.id": "crashed"}
+        return engine.call("POST", "/containers/create", {"Image": IMAGE, "Cmd": ["x"], "Labels": labels})[1]["Id"]
+
+    mine = psutil.Process()
+    with open("/proc/self/stat") as f:
+        start = f.read().rpartition(")")[2].split()[19]
+    crashed, alive, other = left("2147483 1"), left(f"{mine.pid} {start}"), left("2147483 1", 4321)
+    r = husk("rm", "--all", env={**os.environ, "XDG_RUNTIME_DIR": str(engine.directory)})
+    assert (r.returncode, r.stdout) == (0, "crashed\n"), r
+    assert {crashed, alive, other} & {c["Id"] for c in engine.containers()} == {alive, other}
+    for c in (alive, other):
+        engine.call("DELETE", f"/containers/{c}")
+
+
+# --- files and commands
+
+
+def test_files_and_commands_go_through_the_agent(make):
+    ops = Operations(make("--profile", "strict"))
+    try:
+        ops("files.write", path="a/b.txt", parents=True, buffers=[b"text"])
+        assert ops.read("a/b.txt") == b"text"
+        ran = ops("exec.run", cmd="cat a/b.txt; id -u; exit 3")
+        assert (ran["stdout"].split("\n")[0], ran["exit_code"]) == ("text" + ran["stdout"].split("\n")[0][4:], 3), ran
+        assert [e["path"] for e in ops("sandbox.diff")["entries"]][0] == "/workspace/a"
+    finally:
+        ops.close()
+
+
+# --- errors
+
+
+def refusal(*options, **arguments):
+    r = husk("run", *options, "-c", "1", **arguments)
+    assert r.returncode and not r.stdout, r
+    return r.stderr
+
+
+@pytest.mark.parametrize("host, said", [
+    ("unix:///nowhere/docker.sock", "no container engine runs at '/nowhere/docker.sock'; start it"),
+    ("tcp://127.0.0.1:2375", "husk uses an engine on this machine only"),
+    ("ssh://somewhere", "husk uses an engine on this machine only"),
+])
+def test_an_engine_that_cannot_be_used(monkeypatch, host, said):
+    monkeypatch.setenv("DOCKER_HOST", host)
+    assert said in refusal(*OPTIONS)
+
+
+def test_no_right_to_the_engine(engine, tmp_path):
+    for path in (engine.directory, *engine.directory.parents[:3], tmp_path):
+        path.chmod(0o755)
+    tmp_path.chmod(0o777)
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": engine.host}
+    r = subprocess.run(["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups", conftest.HUSK, "run", *OPTIONS,
+                        "-c", "1"], capture_output=True, text=True, timeout=conftest.TIMEOUT, env=env)
+    assert "you may not use the container engine" in r.stderr and "usermod -aG docker" in r.stderr, r
+
+
+def test_an_image_that_is_not_there(engine):
+    said = refusal("--backend", "docker", "--image", "husk-no-such/image:1", "--pull", "never")
+    assert "the container engine has no image 'husk-no-such/image:1'; see 'docker images'" in said
+
+
+@pytest.mark.parametrize("options, said", [
+    (("--backend", "podman", "--image", "x"), "--backend 'podman' is not one of local, docker"),
+    (("--backend", "docker"), "--backend docker needs --image NAME"),
+    (("--runtime", "runsc"), "--runtime means nothing without --backend docker"),
+    (("--gpus", "all"), "--gpus means nothing without --backend docker"),
+    ((*OPTIONS, "--pull", "maybe"), "--pull 'maybe' is not one of missing, always, never"),
+    ((*OPTIONS, "--containment", "landlock"), "a container has all that full has"),
+    ((*OPTIONS, "--runtime", "no-such"), "no-such"),
+    ((*OPTIONS, "--network", "all"), "a container has no network yet"),
+], ids=lambda o: "_".join(o) if isinstance(o, tuple) else "")
+def test_options_that_make_no_sense(options, said):
+    assert said in refusal(*options)
+
+
+# --- the engine ends in the middle; last, as it takes everything along
+
+
+def test_the_engine_is_restarted_in_the_middle(make, engine):
+    kernel = make()
+    running = kernel.send("import time; time.sleep(1000)")
+    while kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT)["msg_type"] != "execute_input":
+        pass
+    engine.stop()
+    reply = kernel.client.get_shell_msg(timeout=conftest.TIMEOUT)
+    assert reply["parent_header"]["msg_id"] == running and reply["content"]["status"] == "error"
+    kernel.manager.provisioner.process.wait(conftest.TIMEOUT)
+    log = kernel.log.read_text()
+    assert "the container ended with the container engine" in log or "or by a restart of the engine" in log
+    engine.start()
+    assert make().run("1 + 1").value == "2"
