@@ -156,6 +156,16 @@ sweep(const struct relay *b)
     engine_close(&engine);
 }
 
+/* Beside the interpreter's parts, which are seen inside at their own place. */
+static const char *
+ports_inside(const struct relay *b)
+{
+    static char path[PATH_MAX];
+    struct err ignored;
+
+    return container_installed("lib/husk/interpreter/husk-ports", path, &ignored) < 0 ? "" : path;
+}
+
 static void
 explain_end(const struct relay *b, struct err *err)
 {
@@ -202,7 +212,8 @@ int
 main(int argc, char **argv)
 {
     static const struct relay_kind kind = {.program = "husk-docker", .end = end, .remove = remove_it, .sweep = sweep,
-                                           .advice = advice, .explain_end = explain_end};
+                                           .ports_inside = ports_inside, .advice = advice,
+                                           .explain_end = explain_end};
     struct relay b;
     struct err err = {0};
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,21 +168,28 @@ hang_up(struct container *c, const struct layers *layers)
 
 /*** Making ***/
 
+int
+container_installed(const char *name, char into[static PATH_MAX], struct err *err)
+{
+    ssize_t len = readlink("/proc/self/exe", into, PATH_MAX - 1);
+
+    into[len > 0 ? len : 0] = 0;
+    for (int up = 0; up < 3 && strrchr(into, '/'); up++) /* PREFIX/libexec/husk/husk-docker */
+        *strrchr(into, '/') = 0;
+    if (strlen(into) + strlen(name) + 2 > PATH_MAX)
+        return err_set(err, ENAMETOOLONG, "husk is installed too deep");
+    strcat(strcat(into, "/"), name);
+    return 0;
+}
+
 static int
 read_profile(struct buf *ret, struct err *err)
 {
-    char path[4096];
-    ssize_t len = readlink("/proc/self/exe", path, sizeof path - 1);
+    char path[PATH_MAX];
 
-    path[len > 0 ? len : 0] = 0;
-    for (int up = 0; up < 3 && strrchr(path, '/'); up++) /* PREFIX/libexec/husk/husk-docker */
-        *strrchr(path, '/') = 0;
-    if (strlen(path) + sizeof "/share/husk/seccomp.json" > sizeof path)
-        return err_set(err, ENAMETOOLONG, "husk is installed too deep");
-    strcat(path, "/share/husk/seccomp.json");
-    if (file_read(AT_FDCWD, path, PROFILE_MAX, ret) < 0 || !buf_string(ret))
-        return err_errno(err, "read '%s'", path);
-    return 0;
+    if (container_installed("share/husk/seccomp.json", path, err) < 0)
+        return -1;
+    return file_read(AT_FDCWD, path, PROFILE_MAX, ret) < 0 || !buf_string(ret) ? err_errno(err, "read '%s'", path) : 0;
 }
 
 /* When a process began, of /proc/PID/stat: with its number that names it, until the machine stops. */

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <limits.h>
 #include <stdio.h>
 
 #include "container/engine.h"
@@ -18,6 +19,9 @@ struct container {
     char owner[48];
 };
 #define CONTAINER_EMPTY ((struct container){.engine = ENGINE_EMPTY, .listener = -1})
+
+/* A file of husk's own, by its path below the prefix. */
+int container_installed(const char *name, char into[static PATH_MAX], struct err *err);
 
 /* Sees to it that the engine has the image, as `pull` says, and appends the environment that it has to
  * *environment (each string ends in NUL). */

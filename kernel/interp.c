@@ -618,17 +618,50 @@ give(struct kernel *k, struct shell *s, struct request *r)
 }
 
 static void
+publish_error(struct kernel *k, struct request *r, const char *name, const char *text)
+{
+    scoped(buf_release) struct buf c = {0};
+
+    if (buf_printf(&c, "{\"ename\":\"%s\",\"evalue\":", name) < 0 ||
+        json_quote(bytes_of(text), &c) < 0 || buf_text(&c, ",\"traceback\":[") < 0 ||
+        json_quote(bytes_of(text), &c) < 0 || buf_text(&c, "]}") < 0)
+        abort();
+    iopub_publish(&k->iopub, "error", request_header(r), (struct bytes){0},
+                  (struct bytes){c.data, c.len}, NULL, 0);
+}
+
+/* A container whose image has no Python. */
+static void
+refuse_absent(struct kernel *k, struct request *r)
+{
+    char text[DEATH_TEXT];
+
+    snprintf(text, sizeof text, "the image '%.300s' has no %.200s, so no cell runs here; commands and files work "
+             "(husk exec, husk cp)", k->options.image, k->python.executable);
+    reply_begin(k, r);
+    if (r->type->frame == FRAME_EXECUTE)
+        publish_error(k, r, "NoInterpreter", text);
+    if (r->type->reply)
+        reply_error(k, r, "NoInterpreter", text);
+    else
+        reply_none(k, r);
+}
+
+static void
 feed(struct kernel *k, struct shell *s)
 {
+    int absent = k->interp.state == INTERP_ABSENT;
     int ready = k->interp.state == INTERP_READY && !k->interp.gone && !k->interp.broken.code;
     struct request *r;
 
     /* Before the interpreter is there requests wait; those that an error aborted need none. */
-    while (((ready && !s->running) || (s->queue.first && s->queue.first->aborted)) &&
+    while (((ready && !s->running) || absent || (s->queue.first && s->queue.first->aborted)) &&
            (r = queue_take(&s->queue))) {
         if (r->aborted) {
             reply_begin(k, r);
             reply_aborted(k, r);
+        } else if (absent) {
+            refuse_absent(k, r);
         } else {
             give(k, s, r);
         }
@@ -943,20 +976,6 @@ describe_loss(const struct request *r, int restarted, const char *why, char into
 }
 
 static void
-publish_death(struct kernel *k, struct request *r, const char *text)
-{
-    scoped(buf_release) struct buf c = {0};
-
-    if (buf_printf(&c, "{\"ename\":\"%s\",\"evalue\":",
-                   k->restarting ? "KernelRestarted" : "InterpreterDied") < 0 ||
-        json_quote(bytes_of(text), &c) < 0 || buf_text(&c, ",\"traceback\":[") < 0 ||
-        json_quote(bytes_of(text), &c) < 0 || buf_text(&c, "]}") < 0)
-        abort();
-    iopub_publish(&k->iopub, "error", request_header(r), (struct bytes){0},
-                  (struct bytes){c.data, c.len}, NULL, 0);
-}
-
-static void
 answer_dead(struct kernel *k, struct shell *s, struct request *r, const char *why)
 {
     char text[DEATH_TEXT];
@@ -966,7 +985,7 @@ answer_dead(struct kernel *k, struct shell *s, struct request *r, const char *wh
     shell_forget(s, r);
     watch_stop(s);
     end_cost(k, r, BYTES("{}"));
-    publish_death(k, r, text);
+    publish_error(k, r, k->restarting ? "KernelRestarted" : "InterpreterDied", text);
     if (r->type->frame == FRAME_EXECUTE && r->stop_on_error && !r->silent && !k->restarting)
         dispatch_abort_arrived(k, s);
     if (r->type->reply)
@@ -1082,6 +1101,14 @@ on_failed(struct kernel *k, const struct frame *f)
     struct bytes step = frame_part(f, 0), text = frame_part(f, 1), advice = frame_part(f, 2);
     struct err err;
 
+    if (kernel_in_container(k) && strcmp(k->python.executable, "python3") == 0 && f->slot == k->interp.slot && f->slot &&
+        f->value == ENOENT && bytes_equal(step, "execute")) {
+        log_warning("the image '%s' has no python3: no cell can run, commands and files work", k->options.image);
+        timeline_close(&k->interp.timeline);
+        aside_close(k);
+        k->interp.state = INTERP_ABSENT;
+        return;
+    }
     snprintf(err.text, sizeof err.text, "step '%.*s': %.*s", (int)step.len, step.data, (int)text.len, text.data);
     if (f->slot && f->slot == k->interp.slot && warm_failed(k, err.text)) {
         timeline_close(&k->interp.timeline);

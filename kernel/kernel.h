@@ -35,6 +35,7 @@
 
 enum interp_state {
     INTERP_NONE,     /* the sandbox is not built yet */
+    INTERP_ABSENT,   /* the image has no Python: commands and files is all there is */
     INTERP_SWEEPING, /* what the last one left behind is being killed */
     INTERP_STARTING, /* started, no HELLO yet */
     INTERP_READY,    /* takes requests */

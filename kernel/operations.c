@@ -203,7 +203,7 @@ add_tags(const struct kernel *k, struct buf *b)
 static void
 tell_info(struct kernel *k, struct request *r, struct bytes params)
 {
-    static const char *const states[] = {"starting", "starting", "starting", "idle", "starting"};
+    static const char *const states[] = {"starting", "idle", "starting", "starting", "idle", "starting"};
     scoped(buf_release) struct buf b = {0};
     char id[16];
 

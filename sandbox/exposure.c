@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,21 +32,13 @@ run_child(const char *program, int pidfd, int broker)
 }
 
 static int
-start(const char *program, const struct sandbox *s, struct ports *p, struct err *err)
+await(struct ports *p, int started, struct err *err)
 {
     scoped(buf_release) struct buf packet = {0};
-    int pair[2], fds[SANDBOX_FDS], r;
+    int fds[SANDBOX_FDS], r;
     struct frame f;
 
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return err_errno(err, "start '%s'", program);
-    p->pid = fork();
-    if (p->pid == 0)
-        run_child(program, s->pidfd, pair[1]);
-    close(pair[1]);
-    p->socket = pair[0];
-    r = p->pid < 0 ? err_errno(err, "start '%s'", program)
-                   : packet_recv(p->socket, &packet, SANDBOX_BY_NETWORK, SANDBOX_NEW, &f, fds, err);
+    r = started < 0 ? -1 : packet_recv(p->socket, &packet, SANDBOX_BY_NETWORK, SANDBOX_NEW, &f, fds, err);
     if (r == 1 && f.number == SANDBOX_ALIVE)
         return 0;
     if (r == 1)
@@ -57,6 +50,43 @@ start(const char *program, const struct sandbox *s, struct ports *p, struct err 
         p->pid = 0;
     ports_end(p);
     return -1;
+}
+
+static int
+start(const char *program, const struct sandbox *s, struct ports *p, struct err *err)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, "start '%s'", program);
+    p->pid = fork();
+    if (p->pid == 0)
+        run_child(program, s->pidfd, pair[1]);
+    close(pair[1]);
+    p->socket = pair[0];
+    return await(p, p->pid < 0 ? err_errno(err, "start '%s'", program) : 0, err);
+}
+
+int
+ports_start_inside(const char *program, const struct sandbox *s, struct ports *p, struct err *err)
+{
+    scoped(buf_release) struct buf argv = {0};
+    scoped(fd_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    struct frame f = {.number = SANDBOX_SPAWN, .slot = PORTS_SLOT, .value = SANDBOX_STAYS};
+    struct bytes parts[] = {BYTES("/"), {0}, {(const uint8_t *)"", 0}};
+    int pair[2], fds[SANDBOX_FDS], r;
+
+    if (buf_add(&argv, program, strlen(program) + 1) < 0 || buf_add(&argv, "inside", sizeof "inside") < 0 || null < 0 ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, "start '%s'", program);
+    parts[1] = (struct bytes){argv.data, argv.len};
+    for (int i = 0; i < SANDBOX_FDS; i++)
+        fds[i] = null;
+    fds[SANDBOX_FD - 1] = pair[1];
+    r = packet_send(s->socket, f, parts, countof(parts), fds, SANDBOX_FDS, err);
+    close(pair[1]);
+    p->socket = pair[0];
+    return await(p, r, err);
 }
 
 int

@@ -3,6 +3,10 @@
  * husk-ports: the outside of ports that are exposed. It accepts on sockets that listen on the host,
  * connects to 127.0.0.1 in the network of the sandbox, and carries bytes (forward.h). The broker
  * starts it, and it ends when the broker's socket closes.
+ *
+ * In a container, whose network nobody but root can enter, husk-init starts it inside (`husk-ports
+ * inside`), bound by all that binds a cell: then it is there already, and the sockets that listen on the host come to
+ * it. A cell, which is the same user, can end it and do nothing else to it.
  */
 #include "sandbox/ports.h"
 
@@ -35,13 +39,17 @@
 #define EXPOSED 64      /* at a time */
 #define CONNECTIONS 512 /* at a time; then those who come wait in the backlog */
 
+#define OUTSIDE 1 /* steps of who starts there */
+#define INSIDE 2
+
 #define PORTS_STEPS(X)                                                                         \
-    X(network, "into the network of the sandbox")                                              \
-    X(identity, "the user of the sandbox, no capability, dies with the broker")                \
-    X(limits, "no process, no file, no core")                                                  \
-    X(no_new_privs, "no program can give privileges back")                                     \
-    X(landlock, "no file at all")                                                              \
-    X(seccomp, "the same system calls as inside; last, it forbids what was used above")
+    X(network, OUTSIDE, "into the network of the sandbox")                                     \
+    X(identity, OUTSIDE, "the user of the sandbox, no capability")                             \
+    X(memory, OUTSIDE | INSIDE, "dies with the broker or husk-init; nobody looks into it")     \
+    X(limits, OUTSIDE | INSIDE, "no process, no file, no core")                                \
+    X(no_new_privs, OUTSIDE | INSIDE, "no program can give privileges back")                   \
+    X(landlock, OUTSIDE | INSIDE, "no file at all")                                            \
+    X(seccomp, OUTSIDE, "the same system calls as inside; last, it forbids what was used above")
 
 /* One end of a connection, and what it gives to the other one. */
 struct end {
@@ -102,6 +110,12 @@ step_identity(struct err *err)
         return err_errno(err, "become the user of the sandbox");
     if (syscall(SYS_capset, &head, none) < 0)
         return err_errno(err, "drop all capabilities");
+    return 0;
+}
+
+static int
+step_memory(struct err *err)
+{
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
         return err_errno(err, "ask to die with the broker");
     return 0;
@@ -149,9 +163,10 @@ step_seccomp(struct err *err)
 
 static const struct {
     const char *name;
+    int where;
     int (*take)(struct err *);
 } steps[] = {
-#define X(name, meaning) {#name, step_##name},
+#define X(name, where, meaning) {#name, where, step_##name},
     PORTS_STEPS(X)
 #undef X
 };
@@ -325,13 +340,13 @@ on_broker(struct watch *w, uint32_t events)
 }
 
 static void
-start(void)
+start(int where)
 {
     struct frame f = {.number = SANDBOX_ALIVE};
     struct err err, ignored;
 
     for (size_t i = 0; i < countof(steps); i++) {
-        if (steps[i].take(&err) == 0)
+        if (!(steps[i].where & where) || steps[i].take(&err) == 0)
             continue;
         struct bytes parts[] = {bytes_of(steps[i].name), bytes_of(err.text), BYTES("")};
         f = (struct frame){.number = SANDBOX_FAILED, .value = (uint32_t)err.code};
@@ -347,7 +362,9 @@ main(int argc, char **argv)
 {
     struct watch broker = {.fd = SANDBOX_FD, .ready = on_broker};
 
-    if (argc != 1 || fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0 ||
+    int where = argc == 2 && strcmp(argv[1], "inside") == 0 ? INSIDE : OUTSIDE;
+
+    if ((argc != 1 && where == OUTSIDE) || fcntl(SANDBOX_FD, F_SETFD, FD_CLOEXEC) < 0 ||
         fcntl(PORTS_FD_SANDBOX, F_SETFD, FD_CLOEXEC) < 0) {
         fprintf(stderr, "husk-ports is started by husk-sandbox and not by hand\n");
         return 100;
@@ -356,7 +373,7 @@ main(int argc, char **argv)
     for (size_t i = 0; i < EXPOSED; i++)
         exposures[i].watch.fd = -1;
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    start();
+    start(where);
     if (epoll < 0 || watch_for(epoll, &broker, EPOLLIN) < 0)
         _exit(1);
     for (;;) {

@@ -148,6 +148,9 @@ pass_to_ports(struct relay *b, const struct frame *f, const int *fds, struct err
 {
     struct err why;
 
+    if (b->kind->ports_inside && b->ports.socket < 0 && f->number == SANDBOX_EXPOSE &&
+        ports_start_inside(b->kind->ports_inside(b), &b->sandbox, &b->ports, &why) < 0)
+        return tell_exposed(&(struct frame){.slot = f->slot, .value = (uint32_t)why.code}, why.text, err);
     if (ports_pass(b->ports_program, &b->sandbox, &b->ports, f, fds, sandbox_rules[f->number].fds, &why) == 0)
         return 0;
     return tell_exposed(&(struct frame){.slot = f->slot, .value = (uint32_t)why.code}, why.text, err);
@@ -242,6 +245,8 @@ pass_up(struct relay *b, struct err *err)
     }
     while (n < countof(parts) && frame_next(&f, &at, &parts[n]))
         n++;
+    if (f.slot == PORTS_SLOT && f.number != SANDBOX_SWEPT)
+        return 0;
     if (f.number == SANDBOX_EXITED) {
         limits_cause(&b->limits, (int)f.value, cause, sizeof cause, &f.mark);
         disk_cause(&b->disk, cause, sizeof cause);

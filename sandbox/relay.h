@@ -26,6 +26,8 @@ struct relay_kind {
     void (*remove)(struct relay *b);
     /* In a process of its own: what brokers that were killed left, beside layers. May be NULL. */
     void (*sweep)(const struct relay *b);
+    /* The path of husk-ports inside the sandbox, where it must be started there. May be NULL. */
+    const char *(*ports_inside)(const struct relay *b);
     /* What a person can do about a step that failed, or "". */
     const char *(*advice)(const struct relay *b, const char *step, int code);
     /* Pid 1 is gone: why, if that is known. May be NULL. */

@@ -106,6 +106,8 @@ class Kernel:
             spec.write_text(json.dumps({**text, "argv": [*within, *text["argv"]]}))
         self.cwd = pathlib.Path(cwd or directory / "work")
         self.cwd.mkdir(exist_ok=True, parents=True)
+        if BACKEND and os.geteuid() == 0:  # a container shares a directory of somebody, and never one of root's
+            shutil.chown(self.cwd, 4321, 4321)
         self.log = directory / "kernel.log"
         self._stderr = open(self.log, "ab")  # stays open: a restart inherits it again
         while True:
@@ -124,7 +126,10 @@ class Kernel:
             if not ready:
                 return
             try:
-                return self.client.wait_for_ready(timeout=TIMEOUT)
+                self.client.wait_for_ready(timeout=TIMEOUT)
+                if BACKEND:  # husk answers at once, and in a container Python may take its time
+                    self.run("", silent=True)
+                return
             except RuntimeError as error:
                 log = self.log.read_text()
                 # jupyter_client picks ports that are free, and lets go of them until the kernel binds.
@@ -201,6 +206,8 @@ def frozen_interpreters():
 
 
 NAMESPACES = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+if BACKEND:
+    NAMESPACES.remove("user")  # a container shares it, as a user who is nobody and without capabilities
 # Files whose cells unlink, kill or fill from the first one on. test_containment.py asks by itself.
 DESTRUCTIVE = {"test_death", "test_limits_and_death", "test_disk", "test_image", "test_profiles"}
 

@@ -9,7 +9,7 @@ tar=$1
 [ ! -e "$tar" ] || exit 0
 tree=$(mktemp -d "$tar.XXXXXX")
 trap 'rm -rf --one-file-system "$tree" "$tar.partial"' EXIT
-debootstrap --variant=minbase --include=python3,python3-ipython,python3-pip bookworm "$tree/root"
+debootstrap --variant=minbase --include=procps,python3,python3-ipython,python3-pip bookworm "$tree/root"
 tar -C "$tree/root" --exclude='./var/cache/apt/archives/*.deb' -cf "$tar.partial" .
 chmod 0644 "$tar.partial"
 mv "$tar.partial" "$tar"

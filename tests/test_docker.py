@@ -4,11 +4,15 @@
 ./check-docker runs the tests of operations and others once more in containers.
 """
 
+import hashlib
+import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 
 import conftest
@@ -273,6 +277,76 @@ def test_files_and_commands_go_through_the_agent(make):
         ops.close()
 
 
+def test_an_image_without_python_is_good_for_commands_and_files(make, engine):
+    engine.import_busybox("husk-busybox")
+    kernel = make("--image", "husk-busybox", "--profile", "strict")
+    r = kernel.run("1")
+    assert (r.status, r.ename) == ("error", "NoInterpreter") and "'husk-busybox' has no python3" in r.evalue
+    assert r.of("error")[0]["ename"] == "NoInterpreter"
+    ops = Operations(kernel)
+    try:
+        ops("files.write", path="a.txt", buffers=[b"one two"])
+        assert ops("exec.run", cmd="cat a.txt | wc -w")["stdout"] == "2\n"
+        assert ops("sandbox.info")["state"] == "idle"
+    finally:
+        ops.close()
+    said = refusal("--backend", "docker", "--image", "husk-busybox", "--python", "/opt/python")
+    assert "step 'execute'" in said and "/opt/python" in said
+
+
+def registry(directory):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    config = directory / "registry.yml"
+    config.write_text(json.dumps({"version": "0.1", "http": {"addr": f"127.0.0.1:{port}"}, "storage": {
+        "filesystem": {"rootdirectory": str(directory / "registry")}}}))
+    process = subprocess.Popen(["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + conftest.TIMEOUT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return process, f"127.0.0.1:{port}"
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_an_image_is_pulled_with_progress(engine, tmp_path):
+    """From a registry of the tests' own; engines trust one on 127.0.0.1."""
+    process, address = registry(tmp_path)
+    try:
+        engine.import_busybox(f"{address}/pulled")
+        anybody = {"X-Registry-Auth": "e30="}  # {}
+        assert "digest" in str(engine.call("POST", f"/images/{address}/pulled/push?tag=latest", **anybody)[1])
+        engine.call("DELETE", f"/images/{address}/pulled")
+        options = ("--backend", "docker", "--image", f"{address}/pulled")
+        assert "the container engine has no image" in refusal(*options, "--pull", "never")
+        said = refusal(*options)  # no Python in it, but it is there
+        assert f"the image '{address}/pulled' is being pulled" in said and "Downloaded newer image" in said, said
+        assert "is being pulled" not in refusal(*options)
+        assert "is being pulled" in refusal(*options, "--pull", "always")
+        assert "there is no image" in refusal("--backend", "docker", "--image", f"{address}/missing")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_engine_is_found_by_its_context(engine, tmp_path, monkeypatch):
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for name, host in (("mine", engine.host), ("far", "ssh://far")):
+        place = tmp_path / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
+        place.mkdir(parents=True)
+        (place / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": {"Host": host}}}))
+    (tmp_path / "config.json").write_text(json.dumps({"currentContext": "mine"}))
+    assert husk("run", *OPTIONS, "-c", "print(7)").stdout == "7\n"
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    assert "the Docker context 'far' is 'ssh://far': husk uses an engine on this machine only" in refusal(*OPTIONS)
+    monkeypatch.setenv("DOCKER_CONTEXT", "no")
+    assert "there is no Docker context 'no'; see: docker context ls" in refusal(*OPTIONS)
+
+
 # --- errors
 
 
@@ -292,10 +366,18 @@ def test_an_engine_that_cannot_be_used(monkeypatch, host, said):
     assert said in refusal(*OPTIONS)
 
 
+def open_way(path):
+    """Others may go through what pytest made for the tests."""
+    for p in (path, *path.parents):
+        if p == pathlib.Path(tempfile.gettempdir()) or len(p.parts) < 3:
+            break
+        p.chmod(p.stat().st_mode | 0o055)
+
+
 def test_no_right_to_the_engine(engine, tmp_path):
-    for path in (engine.directory, *engine.directory.parents[:3], tmp_path):
-        path.chmod(0o755)
-    tmp_path.chmod(0o777)
+    for path in (engine.directory, tmp_path):
+        open_way(path)
+    shutil.chown(tmp_path, 4321, 4321)
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": engine.host}
     r = subprocess.run(["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups", conftest.HUSK, "run", *OPTIONS,
                         "-c", "1"], capture_output=True, text=True, timeout=conftest.TIMEOUT, env=env)

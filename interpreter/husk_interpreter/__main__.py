@@ -19,9 +19,24 @@ def prepare_path():
     return here
 
 
+def load_extension(here):
+    """The one for glibc, or else the one for musl: images have either."""
+    try:
+        import _husk
+    except ImportError as why:
+        sys.path[0] = os.path.join(here, "musl")
+        try:
+            import _husk
+        except ImportError:
+            raise why from None
+        finally:
+            sys.path[0] = here
+    return _husk
+
+
 def main():
     here = prepare_path()
-    import _husk
+    _husk = load_extension(here)
     from husk_interpreter import messages, streams
 
     freezes = sys.argv[1:2] == ["--freeze"]
