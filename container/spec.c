@@ -43,16 +43,17 @@ static json_t *
 make_tmpfs(const struct spec *s)
 {
     json_t *all = json_object();
-    char how[128];
+    char how[192];
     int bad = 0;
 
     for (size_t i = 0; !bad && i < s->view->len; i++) {
         const struct mount_entry *e = &s->view->entry[i];
         if (e->kind != MOUNT_MEMORY)
             continue;
-        /* Inodes cost memory too, and the size option does not count them. */
-        snprintf(how, sizeof how, "rw,exec,nosuid,nodev,mode=%o,size=%llu,nr_inodes=%llu", e->mode,
-                 (unsigned long long)e->size, (unsigned long long)(e->size >> 12) + 1024);
+        /* Inodes cost memory too, and the size option does not count them. runc gives it the mode of the directory
+         * that the image has there: so that it can be written, it is the user's. */
+        snprintf(how, sizeof how, "rw,exec,nosuid,nodev,mode=%o,uid=%u,gid=%u,size=%llu,nr_inodes=%llu", e->mode,
+                 s->policy->uid, s->policy->gid, (unsigned long long)e->size, (unsigned long long)(e->size >> 12) + 1024);
         bad = json_object_set_new(all, e->target, json_string(how)) < 0;
     }
     if (!bad)

@@ -39,7 +39,8 @@ class Engine:
     """dockerd in `directory`. What it mounts, nobody else sees, and it goes with its last process. Images and
     containers are in memory: on a disk, making and removing them takes most of the time."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, network=False):
+        self.network = ["--net"] if network else []  # one of its own, in which there is a bridge
         self.directory = pathlib.Path(directory)
         self.socket = self.directory / "docker.sock"
         self.host = f"unix://{self.socket}"
@@ -47,8 +48,8 @@ class Engine:
 
     def make_place(self):
         (self.directory / "data").mkdir()
-        mount = 'mount -t tmpfs none "$1" && echo && exec sleep infinity'
-        self.place = subprocess.Popen(["unshare", "--mount", "--propagation", "slave", "sh", "-c", mount, "sh",
+        mount = 'mount -t tmpfs none "$1" && { ip link set lo up || true; } && echo && exec sleep infinity'
+        self.place = subprocess.Popen(["unshare", *self.network, "--mount", "--propagation", "slave", "sh", "-c", mount, "sh",
                                        self.directory / "data"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self.place.stdout.readline() == b"\n"
 
@@ -57,7 +58,8 @@ class Engine:
             self.make_place()
         self.log = open(self.directory / "log", "ab")
         self.process = subprocess.Popen(
-            ["nsenter", "--mount", "--target", str(self.place.pid), "dockerd", "--iptables=false", "--bridge=none", "--host", self.host, "--data-root", self.directory / "data",
+            ["nsenter", *self.network, "--mount", "--target", str(self.place.pid), "dockerd", "--iptables=false",
+             "--bip=10.231.7.1/24" if self.network else "--bridge=none", "--host", self.host, "--data-root", self.directory / "data",
              "--exec-root", self.directory / "exec", "--pidfile", self.directory / "pid"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         end = time.monotonic() + TIMEOUT
