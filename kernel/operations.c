@@ -221,7 +221,7 @@ tell_info(struct kernel *k, struct request *r, struct bytes params)
     add_string(&b, "directory", k->directory);
     add_string(&b, "home", k->home);
     add_string(&b, "python", k->python.executable);
-    add_string(&b, "start", k->warm.served ? "warm" : "cold");
+    add_string(&b, "start", k->warm.file >= 0 ? "warm" : "cold");
     add_string(&b, "start_reason", *k->warm.why ? k->warm.why : NULL);
     add_string(&b, "state", k->interp.state == INTERP_READY && shells_busy(k) ? "busy" : states[k->interp.state]);
     add_string(&b, "limits", k->sandbox_text);

@@ -26,7 +26,7 @@
 struct kernel;
 
 struct warm {
-    int file;            /* open for reading; -1: cold */
+    int file;            /* open for reading, as long as it is of use; -1: cold */
     int served;          /* the present interpreter was thawed */
     int wanted;          /* a file is to be made */
     int64_t give_up;     /* ms: WARM_START_MS after its start; 0: it is there, or cold */
