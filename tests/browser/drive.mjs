@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// drive.mjs VENV HUSK DIRECTORY [NAME...]: every scenario in JupyterLab and in Notebook, a picture of each in DIRECTORY.
+// drive.mjs VENV HUSK DIRECTORY [NAME...]: every scenario, or those of these names or front ends, in JupyterLab
+// and in Notebook; a picture of each in DIRECTORY.
 
 import fs from "node:fs";
 import path from "node:path";
@@ -48,7 +49,8 @@ try {
   for (const kind of Object.keys(FRONT_ENDS)) {
     const book = await Notebook.start(browser, server, kind);
     for (const name of Object.keys(scenarios)) {
-      if (!wanted.length || wanted.includes(name) || wanted.includes(`${kind}/${name}`)) await run(book, name);
+      const names = [kind, name, `${kind}/${name}`];
+      if (!wanted.length || names.some((n) => wanted.includes(n))) await run(book, name);
     }
     await book.page.context().close();
   }

@@ -16,6 +16,8 @@ export const FRONT_ENDS = {
   notebook: { address: (name) => `/notebooks/${name}`, ready: ".jp-NotebookPanel .jp-Notebook" },
 };
 
+export const SLIDER = ".jupyter-widgets .noUi-handle"; // of ipywidgets
+
 export function start() {
   return chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
 }
@@ -159,6 +161,20 @@ export class Notebook {
 
   accept() {
     return this.page.locator(".jp-Dialog .jp-mod-accept").first().click();
+  }
+
+  // Drags the slider of a cell's output by this part of its length.
+  async slide(n, part) {
+    const handle = this.output(n).locator(SLIDER);
+    await handle.scrollIntoViewIfNeeded();
+    const from = await handle.boundingBox();
+    const { width } = await this.output(n).locator(".jupyter-widgets .noUi-target").boundingBox();
+    const [x, y] = [from.x + from.width / 2, from.y + from.height / 2];
+    await this.page.mouse.move(x, y);
+    await this.page.mouse.down();
+    await this.page.mouse.move(x + (width * part) / 2, y);
+    await this.page.mouse.move(x + width * part, y);
+    await this.page.mouse.up();
   }
 
   // Turns the debugger on and sets a breakpoint. A click is lost, or undone by the next one, while the front end still

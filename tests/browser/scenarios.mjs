@@ -3,7 +3,8 @@
 
 import assert from "node:assert/strict";
 
-const SLIDER = ".jupyter-widgets .noUi-handle";
+import { SLIDER } from "./front_end.mjs";
+
 
 // {name: [cells, what is done]}; `b` is a Notebook of front_end.mjs. With cells: in a notebook and with a kernel of its
 // own. Without: below what the ones before have left.
@@ -93,9 +94,7 @@ export const scenarios = {
 
   slider: [null, async (b) => {
     await b.run(0, "import ipywidgets\ns = ipywidgets.IntSlider(value=3, max=10)\ns");
-    const handle = b.output(0).locator(SLIDER);
-    await handle.click();
-    for (let i = 0; i < 4; i++) await b.page.keyboard.press("ArrowRight");
+    await b.slide(0, 4 / 10);
     await b.shows(0, /^7$/m);
     await b.run(1, "print('it is', s.value)");
     await b.shows(1, "it is 7");
@@ -104,8 +103,7 @@ export const scenarios = {
   interact: [null, async (b) => {
     await b.run(0, "from ipywidgets import interact\n@interact(x=(0, 10))\ndef f(x=2):\n    print('square', x * x)");
     await b.shows(0, "square 4");
-    await b.output(0).locator(SLIDER).click();
-    await b.page.keyboard.press("ArrowRight");
+    await b.slide(0, 1 / 10);
     await b.shows(0, "square 9");
   }],
 
@@ -253,8 +251,7 @@ export const scenarios = {
     await b.run(0, "import ipywidgets, time\ns = ipywidgets.IntSlider(value=3, max=10)\ns");
     await b.enter(1, "while s.value == 3: time.sleep(0.01)\nprint('moved to', s.value)");
     await b.status("busy").waitFor({ state: "attached" });
-    await b.output(0).locator(SLIDER).click();
-    await b.page.keyboard.press("ArrowRight");
+    await b.slide(0, 1 / 10);
     await b.shows(1, "moved to 4");
   }],
 
