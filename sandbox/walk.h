@@ -25,6 +25,6 @@ typedef int walk_visit(void *arg, const struct walk_entry *entry);
 int walk_tree(int dir, walk_visit *visit, void *arg);
 
 /* The calling process may from now on read all that belongs to the sandbox whose pid 1 that is, also
- * what a cell closed to itself: an ordinary user goes into its user namespace, which is a child of ours;
- * root may anyway. For a process of its own: there is no way back. */
+ * what a cell closed to itself: an ordinary user goes into its user namespace, which is a child of ours, or
+ * where it has none makes one; root may anyway. For a process of its own: there is no way back. */
 int walk_become_reader(pid_t pid1);

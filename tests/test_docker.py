@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 import conftest
 import psutil
@@ -374,14 +375,46 @@ def open_way(path):
         p.chmod(p.stat().st_mode | 0o055)
 
 
-def test_no_right_to_the_engine(engine, tmp_path):
+@pytest.fixture
+def as_anybody(engine, tmp_path):
+    """husk for a user who has nothing but a home directory: run(*arguments) -> what it printed."""
     for path in (engine.directory, tmp_path):
         open_way(path)
-    shutil.chown(tmp_path, 4321, 4321)
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": engine.host}
-    r = subprocess.run(["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups", conftest.HUSK, "run", *OPTIONS,
-                        "-c", "1"], capture_output=True, text=True, timeout=conftest.TIMEOUT, env=env)
-    assert "you may not use the container engine" in r.stderr and "usermod -aG docker" in r.stderr, r
+    prefix, home = tmp_path / "prefix", tmp_path / "home"
+    shutil.copytree(conftest.PREFIX, prefix, symlinks=True)  # the tests' own may lie in root's home
+    home.mkdir()
+    shutil.chown(home, 4321, 4321)
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "DOCKER_HOST": engine.host}
+
+    def run(*arguments, ok=True):
+        r = subprocess.run(["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups", prefix / "bin" / "husk",
+                            *arguments], capture_output=True, text=True, timeout=conftest.TIMEOUT, env=env, cwd=home)
+        assert (r.returncode == 0) == ok, r
+        return r.stdout if ok else r.stderr
+
+    return run
+
+
+def test_an_ordinary_user_has_all_of_it(engine, as_anybody):
+    """Who may use the socket; the container's user is that user."""
+    engine.socket.chmod(0o666)
+    name = as_anybody("create", *OPTIONS).strip()
+    try:
+        assert as_anybody("exec", name, "--", "sh", "-c", "id -u; cd /workspace; mkdir a; echo x > a/b; chmod 0 a") == "4321\n"
+        assert {e["path"] for e in json.loads(as_anybody("call", name, "sandbox.diff"))["entries"]} == {
+            "/workspace/a", "/workspace/a/b"}
+        server = as_anybody("exec", "-d", name, "--", "python3", "-m", "http.server", "8000").strip()
+        as_anybody("call", name, "proc.wait", json.dumps({"id": server, "until": "port", "port": 8000, "timeout_ms": 50000}))
+        url = as_anybody("port", name, "8000").strip()
+        assert b"Directory listing" in urllib.request.urlopen(url, timeout=conftest.TIMEOUT).read()
+    finally:
+        as_anybody("rm", name)
+        engine.socket.chmod(0o660)
+
+
+def test_no_right_to_the_engine(as_anybody):
+    said = as_anybody("run", *OPTIONS, "-c", "1", ok=False)
+    assert "you may not use the container engine" in said and "usermod -aG docker" in said
 
 
 def test_an_image_that_is_not_there(engine):
