@@ -255,8 +255,7 @@ write_text(uint32_t kind, PyObject *text)
     int r;
 
     if (!PyUnicode_Check(text)) {
-        PyErr_Format(PyExc_TypeError, "write() argument must be str, not %.200s",
-                     "another type");
+        PyErr_Format(PyExc_TypeError, "write() argument must be str, not %R", (PyObject *)Py_TYPE(text));
         return NULL;
     }
     chars = PyUnicode_GetLength(text);
@@ -778,11 +777,17 @@ husk_set_slot(PyObject *self, PyObject *slot)
     if (PyErr_Occurred())
         return NULL;
     current = (uint32_t)value;
-    cpu_before = cpu_time();
     Py_RETURN_NONE;
 }
 
-/* used() -> {"cpu_us": since set_slot(), "peak": most bytes of this process, ever} */
+static PyObject *
+husk_begin(PyObject *self, PyObject *slot)
+{
+    cpu_before = cpu_time();
+    return husk_set_slot(self, slot);
+}
+
+/* used() -> {"cpu_us": since begin(), "peak": most bytes of this process, ever} */
 static PyObject *
 husk_used(PyObject *self, PyObject *none)
 {
@@ -838,7 +843,8 @@ husk_murmur2(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"start", husk_start, METH_VARARGS, "start(slot, fallback): take over the supervisor's descriptors"},
-    {"set_slot", husk_set_slot, METH_O, "set_slot(slot): the cell that output belongs to"},
+    {"begin", husk_begin, METH_O, "begin(slot): a request begins, output belongs to it"},
+    {"set_slot", husk_set_slot, METH_O, "set_slot(slot): output belongs to another request"},
     {"used", husk_used, METH_NOARGS, "used() -> dict of what this request cost"},
     {"send", husk_send, METH_VARARGS, "send(number, slot, value, parts): what is not bytes becomes JSON"},
     {"receive", husk_receive, METH_O, "receive(block) -> (number, slot, value, parts) or None"},

@@ -856,6 +856,8 @@ interp_environment(struct kernel *k, struct strv *v)
                     (unsigned long long)k->options.files, (unsigned long long)k->options.disk) < 0 ||
           strv_add(v, "TERM=xterm-color") < 0 ||
           strv_add(v, "GIT_OPTIONAL_LOCKS=0") < 0; /* .git is read-only: status need not write */
+    if (k->options.ipython && kernel_ipython(k))
+        bad = bad || strv_addf(v, "HUSK_IPYTHON=%s", kernel_ipython(k)) < 0;
     if (*k->tmp)
         bad = bad || strv_addf(v, "TMPDIR=%s", k->tmp) < 0;
     if (base)

@@ -284,6 +284,20 @@ add_guards(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
+/* Of the user's IPython: not the history, the keys and the database that lie beside these. */
+static int
+add_ipython(const struct kernel *k, struct strv *options)
+{
+    static const char *const parts[] = {"startup", "ipython_config.py", "ipython_config.json",
+                                        "ipython_kernel_config.py", "ipython_kernel_config.json"};
+    const char *name = kernel_ipython(k);
+    int bad = 0;
+
+    for (size_t i = 0; !bad && name && i < countof(parts); i++)
+        bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+    return bad ? -1 : 0;
+}
+
 static int
 add_container(const struct kernel *k, struct strv *o)
 {
@@ -344,6 +358,7 @@ ask_for_sandbox(struct kernel *k, struct err *err)
         bad = strv_addf(&o, "allow=%s", k->options.allow.item[i]) < 0;
     for (size_t i = 0; !bad && i < k->python.paths.len; i++)
         bad = strv_addf(&o, "path=%s", k->python.paths.item[i]) < 0;
+    bad = bad || add_ipython(k, &o) < 0;
     bad = bad || add_own(k, &o) < 0;
     bad = bad || add_guards(k, &o) < 0;
     return bad ? err_errno(err, "ask for the sandbox") : box_build(&k->box, &o, err);
@@ -356,6 +371,17 @@ history_kind(const struct kernel *k)
     if (k->options.history)
         return k->options.history;
     return !k->options.profile || has_profile(k, "notebook") ? "shared" : "session";
+}
+
+const char *
+kernel_ipython(const struct kernel *k)
+{
+    int has_home_of_user = !kernel_in_container(k) && (!k->options.profile || has_profile(k, "notebook")) &&
+                           strcmp(kernel_containment(k), "full") == 0;
+
+    if (!has_home_of_user || (k->options.ipython && strcmp(k->options.ipython, "none") == 0))
+        return NULL;
+    return k->options.ipython ? k->options.ipython : "default";
 }
 
 /* What makes no sense together. */
@@ -371,6 +397,11 @@ check_options(const struct kernel *k, struct err *err)
     if (k->options.history && strcmp(k->options.history, "shared") != 0 &&
         strcmp(k->options.history, "session") != 0 && strcmp(k->options.history, "off") != 0)
         return err_set(err, EINVAL, "--history '%s' is not one of shared, session, off", k->options.history);
+    if (k->options.ipython && !registry_is_name(k->options.ipython))
+        return err_set(err, EINVAL, "--ipython '%s' is no name of letters, digits, '.', '_' and '-'",
+                       k->options.ipython);
+    if (k->options.ipython && strcmp(k->options.ipython, "none") != 0 && !kernel_ipython(k))
+        return err_set(err, EINVAL, "--ipython needs --profile notebook and --containment full");
     if (kernel_in_container(k) && strcmp(kernel_containment(k), "full") != 0)
         return err_set(err, EINVAL, "--containment %s: a container has all that full has", kernel_containment(k));
     if (kernel_in_container(k))

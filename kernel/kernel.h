@@ -113,6 +113,8 @@ int kernel_run(struct kernel *k, struct err *err); /* returns an exit code */
 void kernel_end(struct kernel *k);                 /* begins an orderly end */
 void kernel_fail(struct kernel *k, int exit_code, const struct err *err); /* ends now, says why */
 
+/* The IPython profile of the user that cells see; NULL: none. */
+const char *kernel_ipython(const struct kernel *k);
 const char *kernel_containment(const struct kernel *k); /* the level that was asked for, by name */
 int kernel_in_container(const struct kernel *k);        /* --backend docker */
 int kernel_has_root(const struct kernel *k); /* the system that cells see is not this machine's */

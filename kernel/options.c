@@ -332,6 +332,7 @@ options_release(struct options *o)
     free(o->hostname);
     free(o->name);
     free(o->history);
+    free(o->ipython);
     strv_release(&o->mounts);
     free(o->network);
     free(o->resolver);

@@ -34,6 +34,7 @@ struct options {
     char *hostname;
     char *name;
     char *history; /* NULL: by profile */
+    char *ipython; /* NULL: by profile */
     struct strv mounts; /* each SRC:DST:ro or SRC:DST:rw, absolute */
     struct strv environment;
     char *start; /* NULL: warm */

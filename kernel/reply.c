@@ -9,6 +9,7 @@
 void
 reply_begin(struct kernel *k, struct request *r)
 {
+    wire_date(r->started);
     iopub_status(&k->iopub, "busy", request_header(r));
 }
 

@@ -30,7 +30,7 @@ struct request {
     /* execute_request only */
     int silent, store_history, allow_stdin, stop_on_error;
     uint32_t count;   /* the cell's number */
-    char started[32]; /* date */
+    char started[32]; /* date of its busy, not of its arrival: clients measure cells by it */
     int aborted;      /* an earlier cell failed: it will not run */
     int64_t began;    /* microseconds of CLOCK_MONOTONIC, when the interpreter got it; 0: not yet */
     struct cost cost; /* when it is over */

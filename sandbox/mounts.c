@@ -40,7 +40,7 @@ static const char *const system_top[] = {"/usr",   "/bin",   "/sbin",  "/lib",
 static const char *const system_etc[] = {
     "/etc/alternatives", "/etc/bash.bashrc", "/etc/ca-certificates", "/etc/ca-certificates.conf",
     "/etc/debian_version", "/etc/fonts", "/etc/gai.conf", "/etc/inputrc", "/etc/ld.so.cache",
-    "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/locale.alias", "/etc/magic",
+    "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/locale.alias", "/etc/magic", "/etc/manpath.config",
     "/etc/matplotlibrc", "/etc/mime.types", "/etc/os-release", "/etc/pki/ca-trust",
     "/etc/pki/tls/certs", "/etc/protocols", "/etc/python3", "/etc/services", "/etc/shells",
     "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/terminfo", "/etc/timezone",

@@ -110,4 +110,4 @@ $(FUZZERS:%=%.run): %.run: %
 CLEANFILES += tests/*.log
 
 # Python tests are listed by pattern: a new one must not be forgotten (GNU make is required).
-EXTRA_DIST += tests/make-image.sh tests/requirements.txt $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/tests/*.py $(srcdir)/tests/browser/*.*))
+EXTRA_DIST += tests/make-image.sh tests/requirements.txt $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/tests/*.py $(srcdir)/tests/browser/*.* $(srcdir)/tests/cells/*.ipy))

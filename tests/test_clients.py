@@ -18,6 +18,7 @@ import time
 import urllib.request
 import uuid
 
+import beside
 import conftest
 import nbformat
 import numpy
@@ -905,7 +906,7 @@ def both(tmp_path_factory):
     directory = tmp_path_factory.mktemp("both")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(directory / "ipython"))
-        yield test_notebooks.install_both(directory), directory
+        yield beside.install_both(directory), directory
 
 
 def shown(both, cells):
@@ -915,10 +916,10 @@ def shown(both, cells):
     def execute(kernel):
         nb = notebook(*cells)
         error = test_notebooks.execute(nb, specs[kernel], directory, allow_errors=True)
-        return test_notebooks.Reader(directory).notebook(nb, error)
+        return beside.Reader(directory).notebook(nb, error)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(execute, test_notebooks.KERNELS))
+        return list(pool.map(execute, beside.KERNELS))
 
 
 @pytest.mark.parametrize("cells, widgets", [(SLIDER, 20), (INTERACT, 25), (OUTPUT, 7)],
@@ -943,13 +944,13 @@ class FrontEnd:
 
     def __init__(self, specs, directory):
         self.manager = KernelManager(
-            kernel_name=test_notebooks.NAME,
+            kernel_name=beside.NAME,
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)]))
         self.manager.start_kernel(cwd=str(directory))
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=TIMEOUT)
-        self.reader = test_notebooks.Reader(directory)
+        self.reader = beside.Reader(directory)
         self.transcript = []
 
     def ask(self, msg_type, content, buffers=(), metadata=None):
@@ -1040,7 +1041,7 @@ def opened(front):
 def test_a_front_ends_comm_messages_bring_what_they_bring_with_ipykernel(both, session):
     specs, directory = both
     transcripts = []
-    for kernel in test_notebooks.KERNELS:
+    for kernel in beside.KERNELS:
         front = FrontEnd(specs[kernel], directory)
         try:
             session(front)

@@ -2,8 +2,7 @@
 """Notebooks that others wrote: those in the source packages of nbclient and of papermill.
 
 They come from the package index that pip is configured for, when the tests run. Every one that
-ipykernel executes, husk executes with the same outputs, but for DIFFERENCES. Equal means what a
-reader sees, after PATTERNS and `traceback` below: each says why.
+ipykernel executes, husk executes with the same outputs, but for DIFFERENCES. beside.py says what is equal.
 """
 
 import concurrent.futures
@@ -19,6 +18,7 @@ import conftest
 import nbformat
 import papermill
 import pytest
+from beside import KERNELS, NAME, Reader, install_both, parts
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -89,28 +89,6 @@ LEFT_OUT = {
     "Autokill": "the notebook kills the kernel, and with ipykernel that is the end of it",
 }
 
-# What is not the same in two runs of one kernel, or says where a kernel is installed.
-PATTERNS = [
-    (r"\x1b\[[0-9;]*m", ""),
-    # A terminal and a notebook show of a line what stands behind its last \r.
-    (r"[^\n]*\r(?!\n)", ""),
-    # The file name of a cell; both kernels mean the same by it, the prompt stands beside it.
-    (r"<ipython-input-\d+-[0-9a-f]+>|/tmp/ipykernel_\d+/\d+\.py|(?<=\()\d+\.py", "<cell>"),
-    (r"\b0x[0-9a-f]{6,}", "<address>"),
-    (r"\b[0-9a-f]{8}-[0-9a-f]{24}_\d+_\d+\b", "<message>"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "<time>"),
-    (r"\[\d\d:\d\d(<|&lt;)[^\]\n]*\]", "[<time>]"),  # of a progress bar
-    # A cell of binder runs papermill, whose ipykernel says this if the interrupt that comes with
-    # every shutdown finds it at work: a race of its own.
-    (r"[^\n]*\[IPKernelApp\] ERROR \| KeyboardInterrupt caught in kernel\.\n", ""),
-]
-DURATIONS = {"start_time", "end_time", "duration"}  # of papermill
-KERNELS = ("ipykernel", "husk")
-# Both are installed under the name that the notebooks and the clients' own tests use: nbclient
-# gives the kernel of this name an option of ipykernel's (--HistoryManager.hist_file=:memory:).
-NAME = "python3"
-
-
 def sources(directory):
     """The notebooks of the installed versions' source packages, below a copy for each kernel."""
     for name in ("nbclient", "papermill"):
@@ -143,19 +121,6 @@ class Client(NotebookClient):
         return manager
 
 
-def install_both(directory, *options):
-    """{kernel: its directory of kernelspecs}; `options` are for husk."""
-    subprocess.run(
-        [sys.executable, "-m", "ipykernel", "install", "--prefix", str(directory / "stock"),
-         "--name", NAME],
-        check=True, capture_output=True, timeout=conftest.TIMEOUT,
-    )
-    return {
-        "ipykernel": directory / "stock" / "share" / "jupyter" / "kernels",
-        "husk": conftest.spec_directory(directory / "husk", *options, name=NAME),
-    }
-
-
 def execute(notebook, specs, directory, **options):
     """Executes it in place, in `directory`; returns what ended it early, or None."""
     client = Client(
@@ -169,61 +134,6 @@ def execute(notebook, specs, directory, **options):
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as raised:
         return type(raised).__name__, getattr(raised, "ename", None), getattr(raised, "evalue", "")
     return None
-
-
-class Reader:
-    """Reads what a kernel that worked in `directory` wrote, as PATTERNS say."""
-
-    def __init__(self, directory):
-        self.directory = str(directory)
-        self.ids = {}
-
-    def text(self, text):
-        for pattern, to in PATTERNS:
-            text = re.sub(pattern, to, text)
-        # Random ids become numbers in the order of their appearance: relations stay.
-        text = re.sub(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", self._number, text)
-        return text.replace(self.directory, "<directory>")
-
-    def _number(self, match):
-        return self.ids.setdefault(match[0], f"<id {len(self.ids)}>")
-
-    def value(self, value):
-        if isinstance(value, (str, tuple, list)):
-            return self.text(value) if isinstance(value, str) else [self.value(v) for v in value]
-        if not isinstance(value, dict):
-            return value
-        if "traceback" in value:
-            frames = [traceback(t) for t in value["traceback"] if not of_a_kernel(t)]
-            value = {**value, "traceback": frames}
-        return {
-            self.text(k): "<time>" if k in DURATIONS and v is not None else self.value(v)
-            for k, v in value.items()
-        }
-
-    def notebook(self, notebook, error):
-        """What of an executed notebook must be equal: {what: value}, cells by their number."""
-        found = {"error": self.value(error)}
-        for i, cell in enumerate(notebook.cells):
-            found[i] = {
-                "source": self.text(cell.source),
-                "count": cell.get("execution_count"),
-                "outputs": [self.value(o) for o in joined(cell.get("outputs", []))],
-                "metadata": self.value(cell.metadata),
-            }
-        return {**found, **{k: self.value(v) for k, v in notebook.metadata.items()}}
-
-
-def traceback(text):
-    """A frame's place and the line that failed, without its surroundings.
-
-    ipykernel names cells after files that do not exist. IPython then shows them raw; with husk
-    it may show them as its terminal does: the expression that failed is marked, and blank lines
-    are left out.
-    """
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")
-    failed = [line for line in lines[1:] if re.match("-+> ?[0-9]", line)]
-    return "\n".join([lines[0], *failed]) if failed else text
 
 
 class Runs:
@@ -274,36 +184,6 @@ class Runs:
         notebook = nbformat.read(out, as_version=4)
         out.unlink()
         return Reader(self.directory / kernel).notebook(notebook, error)
-
-
-def joined(outputs):
-    """Text as it reads: how it was cut into messages is a matter of time."""
-    out = []
-    for output in outputs:
-        output = dict(output)
-        last = out[-1] if out else {"output_type": None}
-        if output["output_type"] == last["output_type"] == "stream" and output["name"] == last["name"]:
-            last["text"] += output["text"]
-        else:
-            out.append(output)
-    return out
-
-
-def of_a_kernel(text):
-    """Whether a frame of a traceback is the kernel's own: input() is Python in both."""
-    first = re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")[0]
-    return bool(re.match(r"File \S+/(ipykernel|husk_interpreter)/\w+\.py:\d+", first))
-
-
-def parts(stock, mine, at=""):
-    """(where, ipykernel's, husk's) of the smallest parts that differ."""
-    if type(stock) is type(mine) is dict and set(stock) == set(mine):
-        inner = [(stock[k], mine[k], f"{at}.{k}") for k in stock]
-    elif type(stock) is type(mine) is list and len(stock) == len(mine):
-        inner = [(a, b, f"{at}[{i}]") for i, (a, b) in enumerate(zip(stock, mine))]
-    else:
-        return [] if stock == mine else [(at, stock, mine)]
-    return [part for a, b, where in inner for part in parts(a, b, where)]
 
 
 def differences(name, stock, mine):

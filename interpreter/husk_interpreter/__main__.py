@@ -37,7 +37,7 @@ def load_extension(here):
 def main():
     here = prepare_path()
     _husk = load_extension(here)
-    from husk_interpreter import messages, streams
+    from husk_interpreter import messages, parents, streams
 
     freezes = sys.argv[1:2] == ["--freeze"]
     if freezes:
@@ -45,7 +45,7 @@ def main():
 
         frozen.begin()
     else:
-        _husk.start(streams.slot_of_context, messages.fallback)
+        _husk.start(parents.slot_of_context, messages.fallback)
     streams.install()
     from husk_interpreter import kernel
 
@@ -55,7 +55,7 @@ def main():
     kernel.place_path(here)
     if freezes:
         frozen.freeze(made)  # returns in who is thawed
-        _husk.start(streams.slot_of_context, messages.fallback)
+        _husk.start(parents.slot_of_context, messages.fallback)
     made.run()
 
 

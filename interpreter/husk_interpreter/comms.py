@@ -6,8 +6,6 @@ Where the package is missing, comms are refused in words; nothing else depends o
 
 import types
 
-import _husk
-
 from husk_interpreter import messages
 
 try:
@@ -15,12 +13,6 @@ try:
     import comm.base_comm
 except ImportError:
     comm = None
-
-_FRAMES = {
-    "comm_open": _husk.OPEN_COMM,
-    "comm_msg": _husk.SEND_COMM,
-    "comm_close": _husk.CLOSE_COMM,
-}
 
 OPEN_REQUESTS = 1000  # of one comm, of which it is known which shell waits for the answer
 
@@ -38,7 +30,7 @@ if comm:
 
         def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
             content = {"data": {} if data is None else data, "comm_id": self.comm_id, **keys}
-            messages.publish(_FRAMES[msg_type], content, metadata, buffers or ())
+            messages.publish(messages.FRAMES[msg_type], content, metadata, buffers or ())
             shell = self.kernel.current()
             shell.spoke_to_comms = True
             self.senders[None] = shell

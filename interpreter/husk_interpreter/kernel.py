@@ -5,6 +5,7 @@ import asyncio
 import atexit
 import builtins
 import contextvars
+import datetime
 import faulthandler
 import functools
 import gc
@@ -19,10 +20,11 @@ import signal
 import sys
 import threading
 import time
+import types
 
 import _husk
 
-from husk_interpreter import comms, messages, streams
+from husk_interpreter import comms, facade, imports, messages, parents
 
 SILENT = 1 << _husk.EXECUTE_SILENT_SHIFT
 STORE = 1 << _husk.EXECUTE_STORE_SHIFT
@@ -43,28 +45,17 @@ def _decode(part):
 
 
 def place_path(here):
-    """Our directory goes to the end, so that nothing of ours shadows a module of the user's."""
+    """The working directory comes after the standard library: no file beside a notebook takes the place of
+    one of its modules. Ours goes to the end, so that nothing of it shadows a module of the user's."""
     for name in (here, ""):
         if name in sys.path:
             sys.path.remove(name)
-    sys.path.insert(0, "")
+    packages = (i for i, p in enumerate(sys.path) if os.path.basename(p) in ("site-packages", "dist-packages"))
+    sys.path.insert(next(packages, 0), "")
     sys.path.append(here)
 
 
-class Session:
-    """What is left of jupyter_client's Session inside: signing is the supervisor's."""
-
-    def __init__(self, kernel):
-        self._kernel = kernel
-
-    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None,
-             track=False, header=None, metadata=None):
-        if isinstance(msg_or_type, dict):
-            content, msg_or_type = msg_or_type["content"], msg_or_type["header"]["msg_type"]
-        self._kernel.send_response(stream, msg_or_type, content, buffers=buffers, metadata=metadata)
-
-
-class Kernel:
+class Kernel(facade.Facade):
     """Also what libraries get from get_ipython().kernel; their names for things are kept.
 
     It is the main shell, too. A subshell (subshells.py) is one of these with a thread and a loop of
@@ -78,7 +69,7 @@ class Kernel:
 
     def __init__(self):
         self._init_requests()
-        self.session = Session(self)
+        parents.install(self)
         self.user_ns = {}
         self.shell = self._make_shell()
 
@@ -92,6 +83,9 @@ class Kernel:
         self.allow_stdin = False
         self.interruptible = False  # a signal may raise KeyboardInterrupt right now
         self.interrupted_at = 0.0
+        self.heard = []  # frames about shells that are not acted on yet
+        self.hearing = False
+        self.struck = False  # an interrupt came meanwhile
         self.cancelled = False  # the running cell was interrupted in an await
         self.task = None  # the running cell, if it awaits
         self.leaving = False
@@ -114,7 +108,7 @@ class Kernel:
     def _make_shell(self):
         comms.install(self)
         try:
-            from husk_interpreter import shell
+            from husk_interpreter import app
         except Exception as error:  # absent, or broken: either way the user must be told
             from husk_interpreter import plain
 
@@ -129,15 +123,16 @@ class Kernel:
         from husk_interpreter import shims
 
         shims.install()
-        made = shell.make(self, None)
-        self.user_ns = made.user_ns
-        return made
+        self.app = app.make(self)
+        self.user_ns = self.app.shell.user_ns
+        return self.app.shell
 
     def open_loop(self):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
 
     def run(self):
+        self.become_the_kernel()
         self.open_loop()
         builtins.input = self.raw_input
         getpass.getpass = self.getpass
@@ -148,6 +143,8 @@ class Kernel:
         signal.signal(signal.SIGWINCH, self.on_look)
         signal.siginterrupt(signal.SIGWINCH, False)  # no call that C code waits in is cut short
         self.loop.add_reader(_husk.SOCKET, self.context.run, self.on_readable)
+        if not self.plain:
+            self.context.run(sys.modules["husk_interpreter.app"].run_startup, self.app)
         gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
         _husk.send(_husk.HELLO, 0, _husk.VERSION, (self.about,))
         while not self.leaving:
@@ -205,7 +202,7 @@ class Kernel:
             self.comm_beside(number, slot, parts)
             return
         header, metadata, content = map(_decode, parts[:3])
-        self.set_parent(slot, header, metadata, content)
+        self.take_up(slot, header, metadata, content, parts[3:])
         handler = self.handlers[number]
         try:
             handler(slot, value, content, number, parts[3:])
@@ -223,6 +220,22 @@ class Kernel:
         self.loop.call_soon_threadsafe(self.context.run, self.on_readable)
 
     def hear_of_shell(self, number, value, parts):
+        """One after the other, in the order in which they came: what a signal brings while this is at
+        work with locks in its hands waits, and so does an interrupt."""
+        self.heard.append((number, value, parts))
+        if self.hearing:
+            return
+        while self.heard:
+            self.hearing = True
+            try:
+                self.act_on_shell(*self.heard.pop(0))
+            finally:
+                self.hearing = False
+        if self.struck:
+            self.struck = False
+            self.on_sigint(signal.SIGINT, None)
+
+    def act_on_shell(self, number, value, parts):
         if number == _husk.LISTEN:
             self.listen()
             return
@@ -238,15 +251,16 @@ class Kernel:
 
     # --- what belongs to a request
 
-    def set_parent(self, slot, header, metadata, content):
+    def take_up(self, slot, header, metadata, content, buffers):
         self.slot = slot
         self.interrupted_at = 0.0  # several signals are one press of the button within a request
-        self.parent = _parent(header, metadata, content)
+        self.parent = _parent(header, metadata, content, buffers)
         self.begin(slot)
-        streams.set_slot_of_context(slot)
+        parents.remember(slot, self.parent)
+        parents.enter(slot, self.parent)
 
     def begin(self, slot):
-        _husk.set_slot(slot)
+        _husk.begin(slot)
 
     def used(self):
         return _husk.used()
@@ -256,7 +270,7 @@ class Kernel:
         return (self.subshells and self.subshells.of_thread()) or self
 
     def get_parent(self, channel=None):
-        return self.current().parent
+        return parents.of_context() or self.current().parent
 
     def reply(self, slot, content, value=0, **about):
         _husk.sync()
@@ -300,11 +314,17 @@ class Kernel:
             _husk.send(_husk.AWAITS, slot, 0, ())
         else:
             # No task and no turn of the loop for a cell that awaits nothing.
-            result = self.guarded(lambda: self.settle(_step(coroutine), silent))
-            self.finish(slot, content, result)
+            result = self.guarded(lambda: _step(coroutine, lambda done: self.settle(done, silent)))
+            if isinstance(result, _Suspended):
+                self.task = self.loop.create_task(
+                    self.execute_async(slot, content, _go_on(coroutine, result.awaited), silent)
+                )
+            else:
+                self.finish(slot, content, result)
 
     def begin_cell(self, code, transformed, error, arguments):
         self.shell._last_traceback = None
+        self.of_cell.pop("unshown", None)
         self.cancelled = False
         return self.shell.run_cell_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=error, **arguments
@@ -315,7 +335,7 @@ class Kernel:
         kept = (linecache.cache, inspect.modulesbyfile, getattr(self.shell.compile, "_filename_map", {}))
         before = [set(names) for names in kept]
         coroutine = self.begin_cell(code, *self.transform(code), {"store_history": False, "silent": True})
-        self.guarded(lambda: self.settle(_step(coroutine), True))
+        self.guarded(lambda: _step(coroutine, lambda done: self.settle(done, True)))
         for names, known in zip(kept, before):
             for name in set(names) - known:
                 del names[name]
@@ -368,13 +388,16 @@ class Kernel:
 
     def finish(self, slot, content, result):
         """execute_reply, from an ExecutionResult or from an exception that escaped it."""
+        if self.interrupted_at:
+            imports.let_go()
         if isinstance(result, BaseException):
             error = result
             self.show_escaped(error)
         elif self.plain:
             error = result.error
         else:
-            error = result.error_before_exec or result.error_in_exec
+            # What could not be shown has been told, and the cell has failed.
+            error = result.error_before_exec or result.error_in_exec or self.of_cell.get("unshown")
             result.result = None
         reply = {"status": "ok", "user_expressions": {}, "payload": []}
         if error is None:
@@ -408,6 +431,9 @@ class Kernel:
 
     def on_sigint(self, number, frame):
         now = time.monotonic()
+        if self.hearing:
+            self.struck = True
+            return
         if not self.interruptible or now - self.interrupted_at < 0.3:
             return  # nothing runs, or several came for one press of the button
         self.interrupted_at = now
@@ -509,10 +535,11 @@ class Kernel:
     def run_beside(self, number, slot, header, metadata, content, buffers):
         """In a context of its own, so that what it prints is its own; the cell then goes on as before."""
         before = self.parent
-        self.parent = _parent(header, metadata, content)
+        self.parent = _parent(header, metadata, content, buffers)
+        parents.remember(slot, self.parent)
         context = contextvars.copy_context()
         try:
-            context.run(streams.set_slot_of_context, slot)
+            context.run(parents.enter, slot, self.parent)
             context.run(self.handle_comm, number, slot, header, metadata, content, buffers)
         finally:
             self.parent = before
@@ -534,8 +561,9 @@ class Kernel:
 
     def _ask(self, prompt, password):
         if not self.allow_stdin:
+            name = "getpass" if password else "raw_input"
             raise _stdin_error()(
-                "raw_input was called, but this frontend does not support input requests."
+                f"{name} was called, but this frontend does not support input requests."
             )
         slot = self.slot
         _husk.sync()
@@ -568,40 +596,6 @@ class Kernel:
                 self.deferred.append((number, of, value, parts))
                 self.loop.call_soon(self.context.run, self.on_readable)
 
-    # --- the facade that libraries expect of ipykernel's kernel
-
-    @property
-    def comm_manager(self):
-        return comms.manager()
-
-    @property
-    def _parent_header(self):
-        return self.get_parent()
-
-    @property
-    def iopub_socket(self):
-        return None
-
-    def send_response(self, stream, msg_or_type, content=None, ident=None, buffers=None,
-                      track=False, header=None, metadata=None, channel=None):
-        frames = {
-            "display_data": _husk.DISPLAY_DATA,
-            "update_display_data": _husk.UPDATE_DISPLAY_DATA,
-            "clear_output": _husk.CLEAR_OUTPUT,
-            "error": _husk.ERROR,
-            "execute_result": _husk.EXECUTE_RESULT,
-        }
-        if msg_or_type == "stream":
-            target = sys.stderr if content.get("name") == "stderr" else sys.stdout
-            target.write(content.get("text", ""))
-        elif msg_or_type in frames:
-            messages.publish(frames[msg_or_type], content, metadata, buffers or ())
-        else:
-            raise ValueError(f"husk cannot publish '{msg_or_type}'")
-
-    def do_one_iteration(self):
-        """Requests are answered one at a time: there is nothing to do in the middle of one."""
-
 
 _ABOUT_SHELLS = (_husk.OPEN_SHELL, _husk.CLOSE_SHELL, _husk.LISTEN)
 _COMMS = {
@@ -611,12 +605,17 @@ _COMMS = {
 }
 
 
-def _parent(header, metadata, content):
+def _parent(header, metadata, content, buffers=()):
+    try:
+        header["date"] = datetime.datetime.fromisoformat(header["date"])
+    except (KeyError, TypeError, ValueError):
+        pass  # it stays what it is
     return {
         "header": header,
         "parent_header": {},
         "metadata": metadata,
         "content": content,
+        "buffers": buffers,
         "msg_id": header.get("msg_id"),
         "msg_type": header.get("msg_type"),
     }
@@ -644,13 +643,34 @@ def _leave_child(reply):
     os._exit(status)
 
 
-def _step(coroutine):
-    """Runs a coroutine that awaits nothing."""
+class _Suspended:
+    def __init__(self, awaited):
+        self.awaited = awaited
+
+
+def _step(coroutine, settle):
+    """Runs a cell that seems to await nothing; what awaits all the same, as its first statement did
+    before the second was found to be wrong, is _Suspended and goes on as a task."""
     try:
-        coroutine.send(None)
+        return _Suspended(coroutine.send(None))
     except StopIteration as done:
-        return done.value
-    raise RuntimeError("a cell without await was suspended")
+        result = done.value
+    return settle(result)
+
+
+@types.coroutine
+def _go_on(coroutine, awaited):
+    while True:
+        try:
+            value = yield awaited
+        except BaseException as error:
+            step = functools.partial(coroutine.throw, error)
+        else:
+            step = functools.partial(coroutine.send, value)
+        try:
+            awaited = step()
+        except StopIteration as done:
+            return done.value
 
 
 def _text(error):

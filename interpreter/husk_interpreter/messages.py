@@ -11,6 +11,19 @@ import _husk
 from husk_interpreter import causes
 
 
+# What can be published: everything else is the supervisor's to say.
+FRAMES = {
+    "display_data": _husk.DISPLAY_DATA,
+    "update_display_data": _husk.UPDATE_DISPLAY_DATA,
+    "clear_output": _husk.CLEAR_OUTPUT,
+    "error": _husk.ERROR,
+    "execute_result": _husk.EXECUTE_RESULT,
+    "comm_open": _husk.OPEN_COMM,
+    "comm_msg": _husk.SEND_COMM,
+    "comm_close": _husk.CLOSE_COMM,
+}
+
+
 def fallback(value):
     """What JSON itself does not know but notebooks send all the same."""
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -7,6 +7,7 @@ The class is named ZMQInteractiveShell because libraries detect notebooks by tha
 import asyncio
 import inspect
 import os
+import pathlib
 import pdb
 import subprocess
 import sys
@@ -15,18 +16,26 @@ import threading
 import warnings
 
 import _husk
-from IPython.core import debugger, page, payloadpage
-from IPython.core.compilerop import CachingCompiler
+from IPython.core import debugger, page
 from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magics.code import CodeMagics, MacroToEdit
+from IPython.display import Javascript, display
+from IPython.utils import openpy
 from IPython.utils.process import system
-from traitlets import Any, Bool, Instance, Type
-from traitlets.config import Config
+from traitlets import Any, Bool, Instance, Type, observe
 
-from husk_interpreter import messages
+from husk_interpreter import messages, parents
+
+try:
+    from IPython.core.history import HistoryOutput
+except ImportError:  # IPython before 8.32
+    HistoryOutput = None
 
 
 def has_terminals():
@@ -70,19 +79,52 @@ def cell_file(code):
     return os.path.join(cell_directory(), f"{number}{CELL_SUFFIX}")
 
 
-class ZMQDisplayPublisher(DisplayPublisher):
+class ZMQDisplayPublisher(parents.Parented, parents.Hooked, DisplayPublisher):
+    topic = b"display_data"
+    store_display_history = Bool(
+        False, help="Keep what is displayed in the history manager, too."
+    ).tag(config=True)
+
     def publish(self, data, metadata=None, *, transient=None, update=False, buffers=None, **kwargs):
-        content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
-        frame = _husk.UPDATE_DISPLAY_DATA if update else _husk.DISPLAY_DATA
-        messages.publish(frame, content, buffers=buffers or ())
+        metadata = {} if metadata is None else metadata
+        if self.store_display_history:
+            self._store(data)
+        self._validate_data(data, metadata)
+        content = {"data": data, "metadata": metadata, "transient": transient or {}}
+        self._send("update_display_data" if update else "display_data", content, buffers or ())
 
     def clear_output(self, wait=False):
-        messages.publish(_husk.CLEAR_OUTPUT, {"wait": bool(wait)})
+        self._send("clear_output", {"wait": bool(wait)})
+
+    def _store(self, data):
+        count = self.shell.execution_count - bool(getattr(self, "_in_post_execute", False))
+        outputs = getattr(self.shell.history_manager, "outputs", None)
+        if outputs is not None and HistoryOutput is not None:
+            output = HistoryOutput(output_type="display_data", bundle=data)
+            outputs.setdefault(count, []).append(output)
+
+    def _send(self, kind, content, buffers=()):
+        content = through_hooks(self, kind, content)
+        if content is not None:
+            messages.publish(messages.FRAMES[kind], content, buffers=buffers)
 
 
-class ZMQShellDisplayHook(DisplayHook):
+def through_hooks(of, kind, content):
+    """The content as the hooks leave it; None: one of them has kept it."""
+    if not of._hooks:
+        return content
+    message = parents.kernel().session.msg(kind, content)
+    for hook in of._hooks:
+        message = hook(message)
+        if message is None:
+            return None
+    return message["content"]
+
+
+class ZMQShellDisplayHook(parents.Parented, parents.Hooked, DisplayHook):
     """Sends what a cell's last expression is worth; Out, _ and _1 are IPython's own doing."""
 
+    topic = b"execute_result"
     _content = property(
         lambda self: self.shell.kernel.current().of_cell["content"],
         lambda self, value: self.shell.kernel.current().of_cell.update(content=value),
@@ -100,9 +142,11 @@ class ZMQShellDisplayHook(DisplayHook):
         self._content["metadata"] = md_dict or {}
 
     def finish_displayhook(self):
-        if self._content.get("data"):
-            messages.publish(_husk.EXECUTE_RESULT, self._content)
-        self._content = None
+        content, self._content = self._content, None
+        if content.get("data"):
+            content = through_hooks(self, "execute_result", content)
+            if content is not None:
+                messages.publish(_husk.EXECUTE_RESULT, content)
 
 
 class CellCompiler(CachingCompiler):
@@ -129,26 +173,58 @@ def hide_handler(tb, code):
 
 @magics_class
 class KernelMagics(Magics):
-    """The few magics of ipykernel that notebooks contain and IPython itself lacks."""
+    """The magics of ipykernel: a notebook has no terminal to edit, page or clear."""
+
+    @line_magic
+    def edit(self, parameter_s="", last_call=None):
+        """Ask the front end for an editor on a file, an object's source or earlier input.
+
+        What is edited is not run by itself, as nobody says when the editor was closed."""
+        opts, args = self.parse_options(parameter_s, "prn:")
+        try:
+            filename, line, _ = CodeMagics._find_edit_target(self.shell, args, opts, last_call or ["", ""])
+        except MacroToEdit:
+            print("Macro editing not yet implemented in 2-process model.")
+            return
+        self.shell.payload_manager.write_payload(
+            {"source": "edit_magic", "filename": str(pathlib.Path(filename).resolve()), "line_number": line}
+        )
+
+    @line_magic
+    def clear(self, line):
+        """Clear the terminal."""
+        self.shell.system("clear")
 
     @line_magic
     def less(self, line):
-        """Show a file through the pager."""
-        with open(os.path.expanduser(line.strip()), encoding="utf-8", errors="replace") as f:
-            payloadpage.page(f.read())
+        """Show a file through the pager, one that ends in .py with its syntax highlighted."""
+        if not line:
+            raise UsageError("Missing filename.")
+        if line.endswith(".py"):
+            text = self.shell.pycolorize(openpy.read_py_file(line, skip_encoding_cookie=False))
+        else:
+            with open(line) as f:
+                text = f.read()
+        page.page(text)
 
     more = line_magic("more")(less)
 
     @line_magic
     def man(self, line):
         """Show a manual page through the pager."""
-        text = self.shell.getoutput(f"man {line.strip()} | col -b", split=False)
-        payloadpage.page(text)
+        page.page(self.shell.getoutput(f"man {line} | col -b", split=False))
 
     @line_magic
     def connect_info(self, line):
         """Show how other clients connect to this kernel. The supervisor does: nothing of it comes in."""
         _husk.send(_husk.CONNECT_INFO, 0, 0, ())
+
+    @line_magic
+    def qtconsole(self, line):
+        """Not from inside: a console is a program of yours, and a sandbox has no display."""
+        raise UsageError(
+            "a sandbox has no display; start it yourself: jupyter qtconsole --existing (see %connect_info)"
+        )
 
     @line_magic
     def subshell(self, line):
@@ -164,7 +240,14 @@ class KernelMagics(Magics):
 
     @line_magic
     def autosave(self, line):
-        """Front ends handle this one; here it does nothing."""
+        """Set after how many seconds the classic notebook saves; 0: never."""
+        try:
+            seconds = int(line)
+        except ValueError as error:
+            raise UsageError("%%autosave requires an integer, got %r" % line) from error
+        script = Javascript(f"IPython.notebook.set_autosave_interval({1000 * seconds})")
+        display(script, include=["application/javascript"])
+        print(f"Autosaving every {seconds} seconds" if seconds else "Autosave disabled")
 
 
 def of_cell(name, default):
@@ -175,12 +258,11 @@ def of_cell(name, default):
     )
 
 
-class ZMQInteractiveShell(InteractiveShell):
+class ZMQInteractiveShell(parents.Parented, InteractiveShell):
     compiler_class = Type(CellCompiler)
     displayhook_class = Type(ZMQShellDisplayHook)
     display_pub_class = Type(ZMQDisplayPublisher)
     kernel = Any()
-    parent_header = property(lambda self: self.kernel.get_parent())
     keepkernel_on_exit = None
     exiter = Instance(ZMQExitAutocall)
     readline_use = Bool(False)
@@ -192,8 +274,10 @@ class ZMQInteractiveShell(InteractiveShell):
     def _exiter_default(self):
         return ZMQExitAutocall(self)
 
-    def _exit_now_changed(self, change):
-        pass
+    @observe("exit_now")
+    def _leave(self, change):
+        if change["new"]:
+            _husk.send(_husk.LEAVE, 0, 0, ())
 
     def init_environment(self):
         os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
@@ -232,7 +316,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def init_hooks(self):
         super().init_hooks()
-        self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)
+        self.set_hook("show_in_pager", page.as_hook(self.payloadpage_page), 99)
 
     def init_magics(self):
         super().init_magics()
@@ -247,20 +331,26 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def ask_exit(self):
         """exit, quit: front ends that own the kernel read the payload, husk reads the frame."""
-        keep = bool(self.keepkernel_on_exit)
+        keep = self.keepkernel_on_exit
         self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": keep})
-        _husk.send(_husk.LEAVE, 0, int(keep), ())
+        self.exit_now = not keep
+        if keep:
+            _husk.send(_husk.LEAVE, 0, 1, ())
+
+    def payloadpage_page(self, strg, start=0, screen_lines=0, pager_cmd=None):
+        """What would go through a pager goes to the front end; the last two are a terminal's."""
+        data = strg if isinstance(strg, dict) else {"text/plain": strg}
+        self.payload_manager.write_payload({"source": "page", "data": data, "start": max(0, start)})
 
     def set_next_input(self, text, replace=False):
         self.payload_manager.write_payload(
             {"source": "set_next_input", "text": text, "replace": replace}
         )
 
-    def set_parent(self, parent):
-        """The supervisor says whose request this is."""
-
     def get_parent(self):
         return self.kernel.get_parent()
+
+    parent_header = property(get_parent, parents.Parented.set_parent)
 
     def _get_exc_info(self, exc_tuple=None):
         self.kernel.current().end_steps()
@@ -284,23 +374,28 @@ class ZMQInteractiveShell(InteractiveShell):
             value = "<exception str() failed>"
         content = {"ename": etype.__name__, "evalue": value, "traceback": list(stb)}
         self._last_traceback = content
-        sys.stdout.flush()
+        of_cell = self.kernel.current().of_cell
+        if of_cell.get("content") is not None:  # of what could not be shown as the cell's value
+            of_cell["unshown"] = evalue
         messages.publish(_husk.ERROR, content)
 
     def system_piped(self, cmd):
         if cmd.rstrip().endswith("&"):
             raise OSError("Background processes not supported.")
         run = system if has_terminals() else run_on_pipes
-        self.user_ns["_exit_code"] = run(self.var_expand(cmd, depth=1))
+        status = self.user_ns["_exit_code"] = run(self.var_expand(cmd, depth=1))
+        if status and getattr(self, "system_raise_on_error", False):
+            raise subprocess.CalledProcessError(status, cmd)
 
     system = system_piped
 
     def enable_gui(self, gui=None):
         if gui not in (None, "asyncio", "inline"):
-            raise ValueError(
+            raise UsageError(
                 f"the event loop '{gui}' needs a display, and a sandbox has none; "
                 "use %matplotlib inline"
             )
+        self.active_eventloop = gui
 
     def init_display_formatter(self):
         super().init_display_formatter()
@@ -310,6 +405,7 @@ class ZMQInteractiveShell(InteractiveShell):
 InteractiveShellABC.register(ZMQInteractiveShell)
 # Libraries look for 'zmq' in the name of the class, module included.
 ZMQInteractiveShell.__module__ = ZMQDisplayPublisher.__module__ = "ipykernel.zmqshell"
+ZMQShellDisplayHook.__module__ = "ipykernel.displayhook"
 
 
 # Characters without which none of IPython's own token transformers finds anything to change.
@@ -341,20 +437,3 @@ def make_debugger_interruptible():
         debugger.Pdb = debugger.InterruptiblePdb
         pdb.Pdb = debugger.Pdb
         pdb.set_trace = debugger.set_trace
-
-
-def configuration():
-    config = Config()
-    config.IPKernelApp.connection_file = ""  # present, as libraries test for it; known to nobody
-    config.HistoryManager.hist_file = ":memory:"  # the supervisor keeps the history
-    return config
-
-
-def make(kernel, user_ns):
-    shell = ZMQInteractiveShell.instance(
-        config=configuration(), kernel=kernel, user_ns=user_ns
-    )
-    shell.displayhook.shell = shell
-    spare_tokenizing(shell.input_transformer_manager)
-    make_debugger_interruptible()
-    return shell

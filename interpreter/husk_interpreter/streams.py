@@ -1,37 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""sys.stdout and sys.stderr over the ring, and the context that says which cell prints."""
+"""sys.stdout and sys.stderr over the ring."""
 
-import contextvars
 import io
+import os
 import sys
 
 import _husk
 
-# The request that this context works for; 0: none of its own, so that of the latest cell.
-# asyncio tasks copy their context and keep their cell; plain threads start without one and
-# print to the latest cell, as ipykernel 7 does.
-_slot = contextvars.ContextVar("husk_slot", default=0)
-slot_of_context = _slot.get
-set_slot_of_context = _slot.set
+from husk_interpreter import parents
 
 
-class OutStream(io.TextIOBase):
+class OutStream(parents.Parented, parents.Hooked, io.TextIOBase):
     """A text stream whose write() is the C function itself: no Python frame for each print."""
 
     def __init__(self, name, fd, write):
         super().__init__()
-        self.name = f"<{name}>"
+        self.name = name
         self.mode = "w"
+        self.topic = b"stream." + name.encode()
         self.write = write
         self._fd = fd
         self._buffer = None
-        self.pub_thread = None  # looked for by libraries that know ipykernel's stream
+        self._master_pid = os.getpid()
+        self.pub_thread = self.echo = None  # looked for by libraries that know ipykernel's stream
 
     encoding = "UTF-8"
     errors = "backslashreplace"
     newlines = None
     line_buffering = True
     write_through = True
+
+    def _is_master_process(self):
+        return os.getpid() == self._master_pid
 
     def fileno(self):
         return self._fd
@@ -64,6 +64,9 @@ class OutStream(io.TextIOBase):
         if self._buffer is None:
             self._buffer = io.FileIO(self._fd, "w", closefd=False)
         return self._buffer
+
+
+OutStream.__module__ = "ipykernel.iostream"  # as libraries know it
 
 
 def install():

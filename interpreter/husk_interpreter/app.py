@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The application around the shell: the user's profile, its configuration, extensions and startup files.
+
+Libraries know it as ipykernel's: they ask whether it is there, and for its kernel and shell.
+"""
+
+import copy
+import functools
+import os
+import sys
+import traceback
+
+from IPython.core.application import BaseIPythonApplication
+from IPython.core.shellapp import InteractiveShellApp
+from traitlets import Any, Unicode
+from traitlets.config import Config
+
+from husk_interpreter import shell
+
+
+class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
+    name = "ipython-kernel"  # hence ipython_kernel_config.py
+    connection_file = Unicode("").tag(config=True)  # known to nobody inside
+    kernel = Any()
+
+    def init_crash_handler(self):
+        """What escapes is shown as any error of a cell."""
+
+    def exit(self, exit_status=0):
+        """IPython leaves when a profile is of no use; a kernel goes on without."""
+        raise RuntimeError("the IPython profile cannot be used")
+
+    def init_shell(self):
+        self.shell = shell.ZMQInteractiveShell.instance(
+            parent=self, profile_dir=self.profile_dir, kernel=self.kernel, user_ns=None
+        )
+        self.shell.displayhook.shell = self.shell
+        self.shell.configurables.append(self)
+        shell.spare_tokenizing(self.shell.input_transformer_manager)
+        shell.make_debugger_interruptible()
+
+    def init_gui_pylab(self):
+        if self.pylab or self.matplotlib or self.gui:
+            super().init_gui_pylab()
+
+
+def _ours():
+    """What no profile changes."""
+    config = Config()
+    config.IPKernelApp.connection_file = ""  # present, as libraries test for it
+    config.HistoryManager.hist_file = ":memory:"  # the supervisor keeps the history
+    return config
+
+
+def _tell(what):
+    print(f"husk: {what}:", file=sys.stderr)
+    traceback.print_exc(limit=0)
+
+
+def make(kernel):
+    """The application with its shell, before it is known whose it is (frozen.py)."""
+    app = IPKernelApp.instance(kernel=kernel, config=_ours())
+    app.init_profile_dir()
+    app.init_shell()
+    for extension in app.default_extensions:
+        app.shell.extension_manager.load_extension(extension)
+    return app
+
+
+def _load_profile(app):
+    profile = os.environ.pop("HUSK_IPYTHON", app.profile)
+    if profile != app.profile:
+        app.profile, app.profile_dir = profile, None
+        app.init_profile_dir()
+        app.shell.profile_dir = app.profile_dir
+    app.init_config_files()
+    before = copy.deepcopy(app.config)
+    app.load_config_file()
+    app.update_config(_ours())
+    if app.config != before:
+        for each in (app.shell, *app.shell.configurables):
+            if each is not app:
+                each.update_config(app.config)
+
+
+def run_startup(app):
+    """In the order of ipykernel: what a startup file finds is there. What fails is told of, and done without."""
+    for step in (functools.partial(_load_profile, app), app.init_gui_pylab, app.init_extensions, app.init_code):
+        try:
+            step()
+        except (Exception, SystemExit, KeyboardInterrupt):
+            _tell("the IPython profile")

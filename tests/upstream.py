@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs the test suites of ipykernel, jupyter_client, nbclient and papermill against an installed husk.
+
+usage: upstream.py PREFIX DIRECTORY [SUITE...]
+
+They come from the source packages of the versions in requirements.txt, and are run as their authors wrote
+them; only the kernelspec named python3 is another. Every test passes or stands in DIFFERENCES with the
+reason why a kernel in a sandbox must differ; one that stands there and passes is an error, too. The
+results are left in DIRECTORY/SUITE.xml, for compatibility.py.
+"""
+
+import fnmatch
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import xml.etree.ElementTree as tree
+
+HERE = pathlib.Path(__file__).parent
+EXTRAS = ["flaky", "msgpack", "pytest-asyncio", "pytest-jupyter[client]", "xmltodict", "testpath"]
+
+# {suite: its files}. Left out are those that start no kernel: they test classes that husk does not have
+# (ipykernel), or clients alone.
+SUITES = {
+    "ipykernel": ["test_kernel", "test_message_spec", "test_subshells", "test_async", "test_start_kernel",
+                  "test_debugger"],
+    "jupyter_client": ["test_client", "test_kernelmanager", "test_manager", "test_multikernelmanager",
+                       "test_provisioning", "test_restarter", "test_public_api", "test_transport_security"],
+    "nbclient": ["test_client", "test_cli", "test_util"],
+    "papermill": ["test_autosave", "test_cli", "test_clientwrap", "test_engines", "test_exceptions", "test_execute",
+                  "test_inspect", "test_parameterize"],
+}
+
+NOT_SHARED = "it works in a directory of /tmp, and a sandbox has a /tmp of its own"
+OUTSIDE = "identities and requests that husk answers outside of the sandbox are not known inside"
+# {suite: {pattern of test ids: why husk must differ}}
+DIFFERENCES = {
+    "ipykernel": {
+        "test_kernel::test_parent_header_and_ident": OUTSIDE,
+        "test_kernel::test_save_history": NOT_SHARED,
+        "test_message_spec::test_non_execute_stop_on_error":
+            "kernel_info is answered at once; the test takes the first reply for that of the cell",
+        "test_message_spec::test_kernel_info_request": "implementation_version is husk's, and below 2.1",
+    },
+    "jupyter_client": {
+        "test_kernelmanager::*::test_subclass_callables[[]*]":
+            "it counts signals, and a kernel with interrupt_mode message gets an interrupt_request instead",
+    },
+    "nbclient": {
+        "test_client::test_async_parallel_notebooks": NOT_SHARED,
+        "test_client::TestExecute::test_error_notebook_hook":
+            "it waits for a kernel that died; the cell that killed it gets an error that says so",
+        "test_client::TestExecute::test_kernel_death_during_execution": "as above",
+        "test_client::test_run_all_notebooks[[]Skip Exceptions with Cell Tags.ipynb-*]":
+            "IPython knows the source of the cell, and leaves blank lines out of its traceback as in a terminal",
+    },
+    "papermill": {
+        "test_execute::TestBrokenNotebook2::test":
+            "its notebook imports a name that IPython 9 does not have; with ipykernel it fails as well",
+    },
+}
+
+# Likewise, where it depends on time whether a test fails.
+SOMETIMES = {
+    "ipykernel": {
+        "test_debugger::*": "a debugger is advertised where there is one",
+        "test_message_spec::test_user_expressions": "it may meet the reply that an earlier test left",
+    },
+    "jupyter_client": {},
+    "nbclient": {},
+    "papermill": {},
+}
+
+
+def wanted(name):
+    """The line of requirements.txt for a package."""
+    lines = (HERE / "requirements.txt").read_text().split()
+    return next(line for line in lines if line.lower().replace("-", "_").startswith(f"{name}=="))
+
+
+def make_environment(directory):
+    python = directory / "venv" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(directory / "venv")], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                    "-r", str(HERE / "requirements.txt"), *EXTRAS], check=True)
+    return python
+
+
+def fetch(directory, suite, python):
+    """The directory of the suite's tests, unpacked from its source package."""
+    sources = directory / "sources"
+    for old in sources.glob(f"{suite}-*.tar.gz"):
+        if old.name != f"{wanted(suite).replace('==', '-')}.tar.gz":
+            old.unlink()
+    subprocess.run([str(python), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                    "--no-binary", suite, "--dest", str(sources), wanted(suite)], check=True)
+    (archive,) = sources.glob(f"{suite}-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and ".." not in member.name:
+                target = sources / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(member).read())
+    root = sources / archive.name.removesuffix(".tar.gz")
+    return root, next(p for p in (root / "tests", root / suite / "tests") if p.is_dir())
+
+
+def install_kernel(prefix, directory, python):
+    """The kernelspec that takes the place of ipykernel's; it passes on the variable that nbclient's tests need."""
+    (directory / "ipython" / "profile_default").mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [str(prefix / "bin" / "husk"), "install", "--prefix", str(directory / "spec"), "--name", "python3",
+         "--python", str(python), "--history", "session", "--ipython", "none", "--env", "NBEXECUTE_TEST_PARALLEL_TMPDIR"],
+        check=True, capture_output=True,
+    )
+
+
+def run_suite(suite, directory, python):
+    root, tests = fetch(directory, suite, python)
+    results = directory / f"{suite}.xml"
+    results.unlink(missing_ok=True)
+    files = [str(tests / f"{name}.py") for name in SUITES[suite]]
+    subprocess.run(
+        [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=ignore",
+         "-o", "asyncio_default_fixture_loop_scope=function", "--timeout", "100",
+         "--junitxml", str(results), *files],
+        cwd=root, stdin=subprocess.DEVNULL, timeout=1800,
+        env={**os.environ, "JUPYTER_PATH": str(directory / "spec" / "share" / "jupyter"),
+             "IPYTHONDIR": str(directory / "ipython"), "PYTHONDONTWRITEBYTECODE": "1",
+             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
+    )
+    return read(results)
+
+
+def read(results):
+    """{test id: "passed", "failed" or "skipped"} of a file that pytest wrote."""
+    found = {}
+    for case in tree.parse(results).iter("testcase"):
+        where = case.get("classname").split("tests.", 1)[-1].replace(".", "::")
+        kinds = {child.tag for child in case}
+        what = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        name = f"{where}::{case.get('name')}"
+        if found.get(name) != "failed":  # a test and its tear-down are two
+            found[name] = what
+    return found
+
+
+def reason(table, name):
+    return next((why for pattern, why in table.items() if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def judge(suite, found):
+    """Lines that say what is wrong."""
+    always, sometimes = DIFFERENCES[suite], SOMETIMES[suite]
+    wrong = [f"{suite} {name}: failed" for name, what in found.items()
+             if what == "failed" and not reason({**always, **sometimes}, name)]
+    wrong += [f"{suite} {name}: passes, yet has a reason not to" for name, what in found.items()
+              if what == "passed" and reason(always, name)]
+    return wrong + [f"{suite} {pattern}: there is no such test" for pattern in DIFFERENCES[suite]
+                    if not fnmatch.filter(found, pattern)]
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    prefix, directory = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    python = make_environment(directory)
+    install_kernel(prefix, directory, python)
+    wrong = []
+    for suite in sys.argv[3:] or SUITES:
+        found = run_suite(suite, directory, python)
+        counts = {what: list(found.values()).count(what) for what in ("passed", "failed", "skipped")}
+        print(f"{wanted(suite)}: {counts}; of those that failed, {len(DIFFERENCES[suite])} patterns have a reason")
+        wrong += judge(suite, found)
+    print("\n".join(wrong))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
