@@ -461,7 +461,9 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
         if (buf_add(&x->body, data, *size) < 0)
             return MHD_NO;
         *size = 0;
-        if (x->take_data(x)) {
+        /* Of a chunked body libmicrohttpd brings what it has read, even when it has been told to wait; and to put the
+         * same connection aside twice would break its lists. */
+        if (!x->paused && x->take_data(x)) {
             x->paused = 1;
             MHD_suspend_connection(c);
         }
