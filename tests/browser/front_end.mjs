@@ -27,7 +27,7 @@ export class Notebook {
     this.page = page;
     this.server = server;
     this.kind = kind;
-    this.connected = 0; // kernels that have told this page about themselves
+    this.connected = 0; // connections over which a kernel has told this page about itself
     this.sessions = 0; // of the debugger, that were begun
     this.asked = 0; // ms: when the debugger was asked for something
     this.first = 0; // the cell that a scenario calls its cell 0
@@ -39,8 +39,11 @@ export class Notebook {
         if (text.includes("debug_request")) this.asked = Date.now();
         if (text.includes('"command":"initialize"')) this.sessions++;
       });
+      let told = false; // a restart has a socket of its own, and forgets what was sent before
       socket.on("framereceived", ({ payload }) => {
-        if (payload.toString("latin1").includes("kernel_info_reply")) this.connected++;
+        if (told || !payload.toString("latin1").includes("kernel_info_reply")) return;
+        told = true;
+        this.connected++;
       });
     });
   }
@@ -60,7 +63,7 @@ export class Notebook {
   // An empty cell below all others, for who goes on in the same notebook.
   async goOn() {
     await this.page.keyboard.press("Escape");
-    await this.page.keyboard.press("Escape");
+    await this.panel.locator(".jp-Cell.jp-mod-active .jp-InputPrompt").click(); // a question has had the focus
     await this.page.keyboard.press("b");
     this.first = Number(await this.panel.locator(".jp-Cell.jp-mod-active").getAttribute("data-windowed-list-index"));
     this.connected = 1;
@@ -185,6 +188,7 @@ export class Notebook {
       await this.page.locator(".jp-DebuggerBugButton").first().click();
       for (let i = 0; i < 100 && this.sessions === before; i++) await this.page.waitForTimeout(100);
     }
+    if (this.kind === "notebook") await this.menu("View", "Debugger Panel"); // JupyterLab opens it by itself
     const gutter = this.cell(n).locator(".cm-gutter.cm-breakpoint-gutter > .cm-gutterElement").nth(line);
     await gutter.click();
     await gutter.locator(".cm-breakpoint-icon").waitFor({ state: "attached" });
