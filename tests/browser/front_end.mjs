@@ -166,6 +166,18 @@ export class Notebook {
     return this.page.locator(".jp-Dialog .jp-mod-accept").first().click();
   }
 
+  // The row of the popup that has this match. A front end gives up after a second; people press the key again.
+  async complete(n, word, match) {
+    await this.type(n, word);
+    const row = this.page.locator(".jp-Completer").getByText(match);
+    for (const end = Date.now() + PATIENCE; !(await row.isVisible()) && Date.now() < end; ) {
+      await this.page.keyboard.press("Tab");
+      await row.waitFor({ timeout: 2000 }).catch(() => {});
+    }
+    await row.waitFor();
+    return row;
+  }
+
   // Drags the slider of a cell's output by this part of its length.
   async slide(n, part) {
     const handle = this.output(n).locator(SLIDER);

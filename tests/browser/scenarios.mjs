@@ -5,7 +5,6 @@ import assert from "node:assert/strict";
 
 import { SLIDER } from "./front_end.mjs";
 
-
 // {name: [cells, what is done]}; `b` is a Notebook of front_end.mjs. With cells: in a notebook and with a kernel of its
 // own. Without: below what the ones before have left.
 export const scenarios = {
@@ -134,11 +133,7 @@ export const scenarios = {
 
   completion: [null, async (b) => {
     await b.run(0, "import os\nhusk_one = 1\nhusk_two = 2");
-    await b.type(1, "hus");
-    await b.page.keyboard.press("Tab");
-    const popup = b.page.locator(".jp-Completer");
-    await b.until(async () => /husk_one/.test(await b.editor(1).innerText()) || await popup.getByText("husk_two").isVisible());
-    await popup.getByText("husk_two").click();
+    await (await b.complete(1, "hus", "husk_two")).click();
     await b.until(async () => /husk_two/.test(await b.editor(1).innerText()));
   }],
 
@@ -146,9 +141,7 @@ export const scenarios = {
     await b.run(0, "husk_one = 1\nhusk_two = 2");
     await b.enter(1, "import time\nwhile True: time.sleep(0.01)");
     await b.status("busy").waitFor({ state: "attached" });
-    await b.type(2, "hus");
-    await b.page.keyboard.press("Tab");
-    await b.page.locator(".jp-Completer").getByText("husk_two").waitFor();
+    await b.complete(2, "hus", "husk_two");
     await b.page.keyboard.press("Escape");
     await b.interrupt();
     await b.shows(1, "KeyboardInterrupt");
