@@ -52,7 +52,9 @@ OPTIONS = ("--backend", "docker", "--image", IMAGE)
 @pytest.fixture
 def make(make_kernel, engine):
     def made(*options, **arguments):
-        return make_kernel(*OPTIONS, *options, **arguments)
+        kernel = make_kernel(*OPTIONS, *options, **arguments)
+        kernel.run("", silent=True)  # husk answers at once; now its container is there
+        return kernel
 
     yield made
 
@@ -271,9 +273,9 @@ def test_files_and_commands_go_through_the_agent(make):
     try:
         ops("files.write", path="a/b.txt", parents=True, buffers=[b"text"])
         assert ops.read("a/b.txt") == b"text"
-        ran = ops("exec.run", cmd="cat a/b.txt; id -u; exit 3")
-        assert (ran["stdout"].split("\n")[0], ran["exit_code"]) == ("text" + ran["stdout"].split("\n")[0][4:], 3), ran
-        assert [e["path"] for e in ops("sandbox.diff")["entries"]][0] == "/workspace/a"
+        ran = ops("exec.run", cmd="cat a/b.txt; exit 3")
+        assert (ran["stdout"], ran["exit_code"]) == ("text", 3), ran
+        assert "/workspace/a" in [e["path"] for e in ops("sandbox.diff")["entries"]]
     finally:
         ops.close()
 
