@@ -233,3 +233,17 @@ def test_a_start_says_nothing(make_kernel):
     while not before or before[-1]["parent_header"].get("msg_id") != msg_id:
         before.append(kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT))
     assert {m["msg_type"] for m in before} <= {"status", "iopub_welcome"} and not kernel.log.read_text()
+
+
+def test_an_interrupt_is_heard_after_a_debugger_went_on(make_kernel):
+    """pdb leaves a handler of its own behind, that would ask where nobody answers."""
+    kernel = make_kernel()
+    msg_id = kernel.send("import pdb, time\npdb.set_trace()\n1", allow_stdin=True)
+    kernel.client.get_stdin_msg(timeout=conftest.TIMEOUT)
+    kernel.client.input("c")
+    assert kernel.result(msg_id).status == "ok"
+    msg_id = kernel.send("print('begun', flush=True); time.sleep(600)")
+    while kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT)["msg_type"] != "stream":
+        pass
+    kernel.interrupt()
+    assert kernel.result(msg_id).ename == "KeyboardInterrupt"

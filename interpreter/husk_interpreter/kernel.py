@@ -260,6 +260,9 @@ class Kernel(facade.Facade):
         parents.enter(slot, self.parent)
 
     def begin(self, slot):
+        # A handler that a cell sets is that cell's: pdb leaves its own after `continue`.
+        if signal.getsignal(signal.SIGINT) != self.on_sigint:
+            signal.signal(signal.SIGINT, self.on_sigint)
         _husk.begin(slot)
 
     def used(self):
