@@ -212,6 +212,7 @@ export class Notebook {
       await this.menu("File", "New Console for Notebook");
     } else {
       await this.page.goto(this.server.url + "/consoles/a-console");
+      await this.accept(); // of husk as its kernel
     }
     await this.page.locator(".jp-CodeConsole-promptCell .cm-content").waitFor();
   }
