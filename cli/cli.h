@@ -74,6 +74,8 @@ int ls_command(int argc, char **argv);
 int ps_command(int argc, char **argv);
 int logs_command(int argc, char **argv);
 int cp_command(int argc, char **argv);
+int diff_command(int argc, char **argv);
+int stats_command(int argc, char **argv);
 int info_command(int argc, char **argv);
 int kill_command(int argc, char **argv);
 int call_command(int argc, char **argv);

@@ -76,7 +76,9 @@ static const struct {
     {"run", run_command, "run Python in a fresh sandbox"},
     {"create", create_command, "start a sandbox that stays"},
     {"ls", ls_command, "the sandboxes that run"},
+    {"stats", stats_command, "what sandboxes use of the machine"},
     {"info", info_command, "what a sandbox is, and what it uses"},
+    {"diff", diff_command, "what changed in one since its start"},
     {"exec", exec_command, "run a command in a sandbox"},
     {"ps", ps_command, "the processes that exec began"},
     {"logs", logs_command, "what one of them printed"},
@@ -108,7 +110,7 @@ completion_command(int argc, char **argv)
           "        COMPREPLY=($(compgen -W '", stdout);
     for (size_t i = 0; i < countof(commands); i++)
         printf("%s%s", i ? " " : "", commands[i].name);
-    puts("' -- \"$word\"))\n    elif [[ ${COMP_WORDS[1]} =~ ^(info|exec|ps|logs|port|attach|rm|kill|call|cp)$ ]]; then\n"
+    puts("' -- \"$word\"))\n    elif [[ ${COMP_WORDS[1]} =~ ^(info|stats|diff|exec|ps|logs|port|attach|rm|kill|call|cp)$ ]]; then\n"
          "        COMPREPLY=($(compgen -W \"$(husk ls 2>/dev/null | awk 'NR > 1 { print $1; "
          "if ($3 ~ /^(strict|notebook|image)$/) print $2 }')\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
          "    else\n        COMPREPLY=($(compgen -f -- \"$word\"))\n    fi\n}\ncomplete -F _husk husk");

@@ -226,6 +226,67 @@ info_command(int argc, char **argv)
     return r < 0 ? failed(&err) : EXIT_OK;
 }
 
+/*** diff ***/
+
+/* In the letters of docker diff. */
+static void
+print_change(struct bytes entry)
+{
+    scoped(buf_release) struct buf path = {0};
+    struct bytes value;
+
+    if (json_get(entry, "path", &value) != J_STRING || json_unescape(value, &path) < 0 || !buf_string(&path))
+        return;
+    json_surrogates_to_bytes(&path);
+    if (json_get(entry, "change", &value) == J_STRING && value.len > 2)
+        printf("%c %.*s\n", value.data[1] == 'r' ? 'D' : value.data[1] == 'a' ? 'A' : 'C', (int)path.len, (const char *)path.data);
+}
+
+static void
+print_changes(struct bytes result)
+{
+    struct bytes list, entry;
+    size_t at = 0;
+
+    if (json_get(result, "entries", &list) == J_ARRAY)
+        while (json_element(list, &at, &entry) == J_OBJECT)
+            print_change(entry);
+    if (json_get(result, "truncated", &entry) == J_TRUE)
+        fputs("husk: there are more; husk call ID sandbox.diff '{\"limit\": N}'\n", stderr);
+}
+
+int
+diff_command(int argc, char **argv)
+{
+    const char *format = NULL;
+    const struct flag flags[] = {{"format", 'o', .value = &format}, {0}};
+    struct message m = {0};
+    struct bytes result;
+    struct client c;
+    struct err err;
+    int n, r;
+
+    if (wants_help(argc, argv, "usage: husk diff [-o json] ID\n\n"
+                               "What changed in the private directories of a sandbox since its start: A added, C changed, D removed.\n"))
+        return EXIT_OK;
+    n = flags_read(argc, argv, flags, NULL, "diff");
+    if (n < 0 || n + 1 != argc || is_format(format) < 0) {
+        if (n >= 0 && n + 1 != argc)
+            fputs("husk: say which sandbox; see husk ls\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (format && strcmp(format, "json") == 0)
+        return call_and_print(argv[n], "sandbox.diff", BYTES("{}"), (struct bytes){0}, 0);
+    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+        return CLI_FAILURE;
+    r = client_call(&c, "sandbox.diff", BYTES("{}"), (struct bytes){0}, 0, &m, &result, &err);
+    if (r == 0)
+        print_changes(result);
+    message_release(&m);
+    client_close(&c);
+    return r < 0 ? failed(&err) : EXIT_OK;
+}
+
 /*** kill ***/
 
 static const char kill_usage[] =

@@ -81,16 +81,27 @@ count(struct family *f, pid_t pid, int exactly)
     f->memory += pss ? pss : (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static void
-look_at_family(struct family *f)
+static const struct family *
+look_at_family(void)
 {
-    f->n = 1;
-    f->pid[0] = getpid();
-    f->ticks = f->memory = 0;
-    for (size_t i = 0; i < f->n; i++) {
-        add_children_of_threads(f, f->pid[i]);
-        count(f, f->pid[i], i < EXACT_MAX);
+    static struct family f; /* no thread but this one asks */
+
+    f.n = 1;
+    f.pid[0] = getpid();
+    f.ticks = f.memory = 0;
+    for (size_t i = 0; i < f.n; i++) {
+        add_children_of_threads(&f, f.pid[i]);
+        count(&f, f.pid[i], i < EXACT_MAX);
     }
+    return &f;
+}
+
+struct account_total
+account_total(void)
+{
+    const struct family *f = look_at_family();
+
+    return (struct account_total){f->ticks * 1000 / (uint64_t)sysconf(_SC_CLK_TCK), f->memory, f->n};
 }
 
 /*** The machine ***/
@@ -164,25 +175,25 @@ add_sandbox(const struct kernel *k, struct buf *c)
 void
 answer_usage(struct kernel *k, struct request *r)
 {
-    static struct family family; /* no thread but this one asks */
     scoped(buf_release) struct buf c = {0};
     struct account *a = &k->account;
     int64_t now = now_ms();
+    const struct family *family;
     double ticks = (double)sysconf(_SC_CLK_TCK) * (double)(now - (a->asked ? a->asked : a->began)) / 1e3;
     char host[256] = "";
     uint64_t busy, all;
 
     gethostname(host, sizeof host - 1);
-    look_at_family(&family);
+    family = look_at_family();
     look_at_host(&busy, &all);
     if (buf_text(&c, "{\"status\":\"ok\",\"hostname\":") < 0 || json_quote(bytes_of(host), &c) < 0 ||
         buf_printf(&c, ",\"pid\":%d,\"kernel_cpu\":%.1f,\"kernel_memory\":%llu,\"cpu_count\":%ld",
-                   (int)getpid(), percent(family.ticks, a->ticks, ticks),
-                   (unsigned long long)family.memory, sysconf(_SC_NPROCESSORS_ONLN)) < 0 ||
+                   (int)getpid(), percent(family->ticks, a->ticks, ticks),
+                   (unsigned long long)family->memory, sysconf(_SC_NPROCESSORS_ONLN)) < 0 ||
         (a->asked && buf_printf(&c, ",\"host_cpu_percent\":%.1f",
                                 percent(busy, a->host_busy, (double)(all - a->host_all))) < 0) ||
         add_host_memory(&c) < 0 || add_sandbox(k, &c) < 0)
         abort();
-    *a = (struct account){a->began, now, family.ticks, busy, all};
+    *a = (struct account){a->began, now, family->ticks, busy, all};
     reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
 }

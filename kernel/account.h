@@ -24,3 +24,11 @@ struct account {
 };
 
 void answer_usage(struct kernel *k, struct request *r);
+
+/* The same for who reckons for himself: until now, all processes together. */
+struct account_total {
+    uint64_t cpu_ms; /* never less than before, as long as the kernel lives */
+    uint64_t memory; /* bytes */
+    uint64_t processes;
+};
+struct account_total account_total(void);

@@ -236,10 +236,14 @@ static void
 tell_usage(struct kernel *k, struct request *r, struct bytes params)
 {
     struct usage u = usage_read(k->box.usage);
+    struct account_total total = account_total();
     scoped(buf_release) struct buf b = {0};
 
     if (buf_text(&b, "{") < 0)
         abort();
+    add_number(&b, "cpu_ms", (int64_t)total.cpu_ms);
+    add_number(&b, "memory_bytes", (int64_t)total.memory);
+    add_number(&b, "processes", (int64_t)total.processes);
     if (u.peak)
         add_number(&b, "peak_memory_bytes", (int64_t)u.peak);
     else

@@ -20,8 +20,8 @@ import conftest
 import psutil
 import pytest
 
-COMMANDS = ["run", "create", "ls", "info", "exec", "ps", "logs", "cp", "attach", "rm", "kill", "call", "api",
-            "install", "doctor", "kernel"]
+COMMANDS = ["run", "create", "ls", "info", "stats", "diff", "exec", "ps", "logs", "cp", "port", "attach", "rm", "kill", "call", "api",
+            "install", "doctor", "warm", "serve", "kernel"]
 
 
 class Cli:
@@ -311,7 +311,7 @@ def test_a_run_that_is_killed_leaves_nothing(cli):
     ["nothing"], [], ["run"], ["run", "a", "b"], ["run", "-c"], ["run", "-c", "1", "x"], ["run", "-o", "xml", "-c", "1"],
     ["run", "--timeout", "x", "-c", "1"], ["run", "--timeout", "-1", "-c", "1"], ["run", "--nothing", "x", "-c", "1"],
     ["run", "--memory", "lots", "-c", "1"], ["create", "x"], ["create", "--memory", "lots"], ["create", "--name", "a/b"],
-    ["ls", "x"], ["ls", "-x"], ["ls", "-o", "xml"], ["info"], ["info", "a", "b"], ["exec"], ["exec", "a"], ["exec", "a", "--"],
+    ["ls", "x"], ["ls", "-x"], ["ls", "-o", "xml"], ["info"], ["info", "a", "b"], ["diff"], ["diff", "-o", "xml", "a"], ["stats", "-o", "xml"], ["stats", "--often"], ["exec"], ["exec", "a"], ["exec", "a", "--"],
     ["exec", "-x", "a", "b"], ["exec", "--timeout", "x", "a", "b"], ["ps"], ["ps", "a", "b"], ["ps", "-o", "xml", "a"],
     ["logs"], ["logs", "a", "b", "c"], ["cp", "a"], ["cp", "a", "b"], ["cp", "a:b", "c:d"], ["rm"], ["rm", "--all", "x"], ["call", "a"], ["attach"]])
 def test_a_wrong_command_line(shared, words):
@@ -327,7 +327,7 @@ def test_help(shared, command):
     assert f"  {command}".encode() in subprocess.run([conftest.HUSK, "--help"], capture_output=True).stdout
 
 
-@pytest.mark.parametrize("words", [["info"], ["exec", "--", "true"], ["ps"], ["logs", "p1"], ["rm"], ["attach"],
+@pytest.mark.parametrize("words", [["info"], ["stats"], ["diff"], ["exec", "--", "true"], ["ps"], ["logs", "p1"], ["rm"], ["attach"],
                                    ["call", "files.list"]])
 def test_a_sandbox_that_is_not_there(shared, words):
     words = [words[0], "nobody", *words[1:]]
@@ -373,6 +373,31 @@ def test_create_ls_info_rm(cli):
     assert cli("ls", "-o", "json") == "[]\n" and cli.files() == []
     assert until(lambda: not cli.kernels())
     assert cli("rm", "--all") == ""
+
+
+def test_stats(cli):
+    assert cli("stats", "--no-stream", "-o", "json") == "" and len(cli("stats", "--no-stream").splitlines()) == 1
+    id, other = cli.create("--name", "busy", "--memory", "512m"), cli.create()
+    cli("exec", "-d", id, "--", "sh", "-c", "while :; do :; done")
+    usage = {u["id"]: u for u in map(json.loads, cli("stats", "--no-stream", "-o", "json").splitlines())}
+    assert list(usage) == [id, other] and usage[id]["memory_limit_bytes"] == 512 << 20
+    assert usage[id]["cpu_percent"] > 5 * usage[other]["cpu_percent"] and usage[id]["processes"] > usage[other]["processes"]
+    assert all(10 << 20 < u["memory_bytes"] < 512 << 20 for u in usage.values())
+    assert [line.split()[0] for line in cli("stats", "--no-stream", "busy").splitlines()] == ["ID", id]
+    watching = cli.popen("stats", "-o", "json", "busy")
+    first, second = json.loads(watching.stdout.readline()), json.loads(watching.stdout.readline())
+    assert first["id"] == second["id"] == id
+    cli("rm", "busy")
+    watching.stdout.read()
+    assert watching.wait(conftest.TIMEOUT) == 0, "it ends with the last"
+
+
+def test_diff(cli):
+    id = cli.create()
+    cli("exec", id, "--", "sh", "-c", "echo x >new; mkdir -p dir/in")
+    changes = [line for line in cli("diff", id).splitlines() if "/workspace" in line]  # IPython writes to its home
+    assert sorted(changes) == ["A /workspace/dir", "A /workspace/dir/in", "A /workspace/new"]
+    assert json.loads(cli("diff", "-o", "json", id))["added"] >= 3
 
 
 def test_a_prefix_of_two_is_refused(cli):
