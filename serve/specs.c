@@ -202,7 +202,8 @@ add_model(const struct spec *spec, struct buf *b)
     bad = bad || buf_text(b, ", \"-f\", \"{connection_file}\"], \"env\": {}, \"display_name\": ") < 0 ||
           json_quote(bytes_of(spec->display_name), b) < 0 ||
           buf_text(b, ", \"language\": \"python\", \"interrupt_mode\": \"message\", \"metadata\": "
-                      "{\"debugger\": false}}, \"resources\": {") < 0;
+                      /* No word of a debugger: front ends then ask the kernel, which knows its Python. */
+                      "{}}, \"resources\": {") < 0;
     if (!bad)
         add_resources(spec, b);
     if (bad || buf_text(b, "}}") < 0)
