@@ -350,6 +350,21 @@ register_rseq(void)
         area[1] = (uint32_t)-2; /* not to be had: the C library asks the kernel, then */
 }
 
+/* Where the C library believes that the data segment ends. */
+extern void *__curbrk __attribute__((weak));
+#define NO_BREAK ((void *)0x7fff00000000) /* beyond all that brk(2) gives */
+
+/* The data segment of this process is husk-thaw's, far from the heap that was written down. For what it is asked
+ * the kernel answers with its own end of it: below the heap the C library takes that for a refusal, and maps memory
+ * instead; above (a Python at fixed low addresses, as Debian's) for success, and writes where nothing is. And
+ * a heap that ends where it believes the segment to end is trimmed by the difference. With an end that is
+ * none the first request is refused, and the heap is one that need not be in one piece from then on. */
+static void
+forget_break(void)
+{
+    __curbrk = NO_BREAK;
+}
+
 /* What the kernel keeps of a process, and the C library of a thread. */
 static void
 come_back(void)
@@ -360,6 +375,7 @@ come_back(void)
     if (robust.head)
         (void)syscall(SYS_set_robust_list, robust.head, robust.size);
     register_rseq();
+    forget_break();
     environ = (char **)told.environment;
     (void)prctl(PR_SET_NAME, title, 0, 0, 0);
     for (int s = 1; s < NSIG; s++)
@@ -381,6 +397,8 @@ freeze(int fd, struct err *err)
     int r;
 
     err->code = 0;
+    if (!&__curbrk)
+        return err_set(err, ENOTSUP, "the C library does not say where its heap ends");
     if (find_number(err) < 0)
         return -1;
     remember();

@@ -539,3 +539,10 @@ def test_a_damaged_answer_is_asked_again(tmp_path, damage):
     file.write_bytes(damage)
     assert value_in(tmp_path / "two", state, PYTHON, "2") == "2"
     assert file.read_bytes() != damage
+
+
+def test_the_heap_grows_and_shrinks(make_kernel):
+    """A Python at fixed addresses (Debian's) has its heap where brk(2) of another program could lie, others above it."""
+    kernel = make_kernel()
+    code = "kept = [bytes(n % 5000) for n in range(100000)]; del kept[::2]; more = [[n] for n in range(300000)]; del kept, more; 'well'"
+    assert [kernel.run(code).value for _ in range(3)] == ["'well'"] * 3
