@@ -385,8 +385,10 @@ def as_anybody(engine, tmp_path):
     prefix, home = tmp_path / "prefix", tmp_path / "home"
     shutil.copytree(conftest.PREFIX, prefix, symlinks=True)  # the tests' own may lie in root's home
     home.mkdir()
-    shutil.chown(home, 4321, 4321)
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "DOCKER_HOST": engine.host}
+    runtime = pathlib.Path(tempfile.mkdtemp(prefix="husk-", dir="/tmp"))  # sockets have short paths
+    for path in (home, runtime):
+        shutil.chown(path, 4321, 4321)
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(runtime), "DOCKER_HOST": engine.host}
 
     def run(*arguments, ok=True):
         r = subprocess.run(["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups", prefix / "bin" / "husk",
@@ -394,7 +396,8 @@ def as_anybody(engine, tmp_path):
         assert (r.returncode == 0) == ok, r
         return r.stdout if ok else r.stderr
 
-    return run
+    yield run
+    shutil.rmtree(runtime)
 
 
 def test_an_ordinary_user_has_all_of_it(engine, as_anybody):

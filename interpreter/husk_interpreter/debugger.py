@@ -591,6 +591,8 @@ def _rules():
 
     ours = os.path.dirname(os.path.abspath(__file__))
     files = [os.path.join(d, "**") for d in (ours, *map(os.path.dirname, (IPython.__file__, traitlets.__file__)))]
+    # Cells are read with tokenize and re, which raise where nothing is wrong.
     files += [m.__file__ for n in ("asyncio.base_events", "asyncio.events", "asyncio.runners", "contextlib",
-                                   "codeop") if (m := sys.modules.get(n))]
+                                   "codeop", "tokenize", "re", "re._parser", "re._compiler", "sre_parse", "sre_compile")
+              if (m := sys.modules.get(n))]
     return [{"path": path, "include": False} for path in files]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The interpreter's loop: one request at a time from the supervisor, answered by the shell."""
 
+import _signal
 import asyncio
 import atexit
 import builtins
@@ -260,8 +261,9 @@ class Kernel(facade.Facade):
         parents.enter(slot, self.parent)
 
     def begin(self, slot):
-        # A handler that a cell sets is that cell's: pdb leaves its own after `continue`.
-        if signal.getsignal(signal.SIGINT) != self.on_sigint:
+        # A handler that a cell sets is that cell's: pdb leaves its own after `continue`. signal.getsignal() raises
+        # and catches two errors inside, which costs time and which a debugger may be asked to stop at.
+        if _signal.getsignal(signal.SIGINT) != self.on_sigint:
             signal.signal(signal.SIGINT, self.on_sigint)
         _husk.begin(slot)
 
