@@ -117,6 +117,7 @@ def test_a_users_kernelspec_is_where_jupyter_looks(tmp_path, away, variables, op
     install(*options, env=env)
     data = pathlib.Path(run(SCRIPTS / "jupyter", "--data-dir", env=env).stdout.strip())
     assert tmp_path in data.parents
+    env["JUPYTER_PREFER_ENV_PATH"] = "0"  # quickstart installs one into this environment
     listed = json.loads(run(SCRIPTS / "jupyter", "kernelspec", "list", "--json", env=env).stdout)
     found = listed["kernelspecs"]["husk"]
     assert found["resource_dir"] == str(data / "kernels/husk")
