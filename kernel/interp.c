@@ -687,7 +687,7 @@ feed_guests(struct kernel *k, struct shell *s)
 void
 interp_feed(struct kernel *k)
 {
-    if (k->ending || k->leave_at || k->restarting)
+    if (k->ending || k->leave_at || k->restarting || k->hold_until)
         return; /* what waits is answered at the end; or it is for the next one */
     if (k->debugger.queue.first && !k->debugger.opened)
         interp_open_shell(k, &k->debugger); /* for who asks for it, and no others */

@@ -14,6 +14,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -24,6 +25,8 @@
 #include "kernel/registry.h"
 #include "kernel/sandboxes.h"
 
+#define FRESH_MS 200     /* a connection file that is older is one of an earlier start */
+#define RECONNECT_MS 300 /* until the sockets of its clients are back */
 #define JUPYTER_SERVER_RATE 1000000 /* bytes: its iopub_data_rate_limit */
 #define END_MS 1500    /* the interpreter has so long to run its atexit handlers */
 #define LINKS_MAX 40   /* as the kernel: symlink(7) */
@@ -477,6 +480,21 @@ hear_environment(struct kernel *k, struct err *err)
     return r < 0 ? -1 : 0;
 }
 
+/* Whether clients of a kernel before this one are there: a launcher writes the connection file just before the first start,
+ * and leaves it for those that follow. Their sockets try again every 100 to 200 ms (ZMQ_RECONNECT_IVL), each
+ * for itself: the one that brings a cell may be back before the one that hears what it prints, and
+ * this kernel is ready sooner than that. */
+static int
+is_restart(const struct kernel *k)
+{
+    struct timespec now;
+    struct stat st;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return stat(k->options.connection_file, &st) == 0 &&
+           (now.tv_sec - st.st_mtim.tv_sec) * 1000 + (now.tv_nsec - st.st_mtim.tv_nsec) / 1000000 > FRESH_MS;
+}
+
 /* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
  * before the last process has been started, and the sandbox is being built while we bind. */
 static int
@@ -514,6 +532,8 @@ start(struct kernel *k, struct err *err)
     warm_look(k); /* while it is built */
     if (open_sockets(k, &exit_code, err) < 0)
         return exit_code;
+    if (k->front.socket < 0 && is_restart(k))
+        k->hold_until = now_ms() + RECONNECT_MS;
     iopub_init(&k->iopub, k->sockets.socket[IOPUB], &k->front, k->wire);
     k->iopub.pace.rate = k->options.output_rate;
     if (!k->iopub.pace.rate && getenv("JPY_SESSION_NAME"))
@@ -636,6 +656,7 @@ timeout(const struct kernel *k)
     for (const struct shell *s = &k->main; s; s = s->next)
         sooner(&at, s->input.retry);
     sooner(&at, k->leave_at);
+    sooner(&at, k->hold_until);
     sooner(&at, operations_deadline(k));
     sooner(&at, aside_deadline(k));
     sooner(&at, history_deadline(k));
@@ -805,6 +826,8 @@ turn(struct kernel *k)
     interp_tick(k, now_ms());
     history_tick(k, now_ms());
     warm_tick(k, now_ms());
+    if (k->hold_until && now_ms() >= k->hold_until)
+        k->hold_until = 0;
     end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)

@@ -100,6 +100,7 @@ struct kernel {
     int64_t ending;         /* ms: when to stop waiting for the interpreter; 0: not ending */
     int keep_after_leave;   /* exit(keep_kernel=True) */
     int leave;              /* the cell asked to end the kernel */
+    int64_t hold_until;     /* ms: a restart: clients are still connecting; 0: cells are run */
     int64_t leave_at;       /* ms: when it ends; clients read the reply while it lives */
     int64_t last_asked;     /* ms: when a request came or was answered */
     int64_t life_over;      /* ms: --lifetime; 0: no end */
