@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -367,16 +368,27 @@ THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, nam
 def test_values_of_variables_are_on_no_command_line(tmp_path):
     """Neither of those that matter to what is imported, which the maker gets, nor of others, which it does not."""
     state = tmp_path / "state"
-    seen = set()
-    with started(tmp_path, state, "--env", "JUPYTER_SECRET", "--env", "TOKEN",
-                 env={"JUPYTER_SECRET": "key-of-mine", "TOKEN": "token-of-mine"}) as kernel:
-        assert info(kernel)["start"] == "cold"
-        end = time.monotonic() + TIMEOUT
-        while not list((state / "husk" / "warm").glob("*.frozen")):
-            assert time.monotonic() < end
+    seen, over = set(), threading.Event()
+
+    def watch():
+        while not over.is_set():
             for name in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(OSError):
                     seen.add(pathlib.Path(f"/proc/{name}/cmdline").read_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()  # before the maker is: it may have ended before anybody looks
+    with started(tmp_path, state, "--env", "JUPYTER_SECRET", "--env", "TOKEN",
+                 env={"JUPYTER_SECRET": "key-of-mine", "TOKEN": "token-of-mine"}) as kernel:
+        try:
+            assert info(kernel)["start"] == "cold"
+            end = time.monotonic() + TIMEOUT
+            while not list((state / "husk" / "warm").glob("*.frozen")):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        finally:
+            over.set()
+            watcher.join()
         assert kernel.run("import os; os.environ['JUPYTER_SECRET'], os.environ['TOKEN']").value == \
             "('key-of-mine', 'token-of-mine')"
     assert [c for c in seen if b"warm" in c and b"--env=JUPYTER_SECRET\0" in c]
