@@ -56,6 +56,7 @@ void pid_end(pid_t *pid); /* kills a child and waits for it; 0 is the empty valu
 pid_t pid_parent(const char *pid); /* of a name in /proc; 0 if it is no process, or a dead one */
 int is_dots(const char *name); /* "." or "..", which readdir(3) gives too */
 int fd_nonblock(int fd);
+int fd_send(int socket, int fd); /* a copy of it, with one byte (unix(7), SCM_RIGHTS); errno */
 int fd_write_all(int fd, const void *data, size_t len);
 /* Reads a whole file of at most `max` bytes. On failure -1 and errno (EFBIG when longer). */
 int file_read(int dir, const char *path, size_t max, struct buf *ret);

@@ -202,26 +202,6 @@ warm_look(struct kernel *k)
 
 /*** Starting from it ***/
 
-static int
-send_file(int socket, int fd)
-{
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control = {{0}};
-    char byte = 0;
-    struct iovec part = {&byte, 1};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
-                       .msg_controllen = sizeof control};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    return sendmsg(socket, &m, MSG_NOSIGNAL) == 1 ? 0 : -1;
-}
-
 unsigned
 warm_prepare(struct kernel *k, struct strv *argv, int socket)
 {
@@ -231,7 +211,7 @@ warm_prepare(struct kernel *k, struct strv *argv, int socket)
     w->give_up = 0;
     if (w->file < 0)
         return 0;
-    if (send_file(socket, w->file) < 0 || strv_add(argv, paths_thaw()) < 0) {
+    if (fd_send(socket, w->file) < 0 || strv_add(argv, paths_thaw()) < 0) {
         snprintf(w->why, sizeof w->why, "the frozen interpreter cannot be passed on: %s", strerror(errno));
         fd_close(&w->file);
         return 0;

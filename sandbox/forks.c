@@ -21,26 +21,6 @@
 
 /*** The process that is bound ***/
 
-static int
-send_descriptor(int socket, int fd)
-{
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control = {{0}};
-    char byte = 0;
-    struct iovec part = {&byte, 1};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
-                       .msg_controllen = sizeof control};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    return sendmsg(socket, &m, MSG_NOSIGNAL) == 1 ? 0 : -1;
-}
-
 int
 forks_bind(const struct sock_fprog *filter, int socket, struct err *err)
 {
@@ -52,7 +32,7 @@ forks_bind(const struct sock_fprog *filter, int socket, struct err *err)
 
     if (fd < 0)
         return err_errno(err, "listen to forks");
-    return send_descriptor(socket, fd) < 0 ? err_errno(err, "hand over the listener") : 0;
+    return fd_send(socket, fd) < 0 ? err_errno(err, "hand over the listener") : 0;
 }
 
 /*** husk-init ***/
