@@ -840,6 +840,20 @@ add_environment_of_image(const struct kernel *k, struct strv *v)
     return bad ? -1 : 0;
 }
 
+/* What runs `!command`: the user's own shell where the sandbox has it, which is one of the system's.
+ * Else none is named, and each takes the one that every system has. */
+static int
+add_shell(const struct kernel *k, struct strv *v)
+{
+    static const char *const systems[] = {"/bin/", "/usr/bin/"};
+    const char *shell = getenv("SHELL");
+    int there = 0;
+
+    for (size_t i = 0; shell && i < countof(systems); i++)
+        there |= strncmp(shell, systems[i], strlen(systems[i])) == 0;
+    return !there || kernel_has_root(k) || access(shell, X_OK) < 0 ? 0 : strv_addf(v, "SHELL=%s", shell);
+}
+
 int
 interp_environment(struct kernel *k, struct strv *v)
 {
@@ -849,7 +863,7 @@ interp_environment(struct kernel *k, struct strv *v)
     int bad = add_path(k, v) < 0;
 
     bad = bad || strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
-          strv_addf(v, "LOGNAME=%s", user) < 0 || strv_add(v, "SHELL=/bin/bash") < 0 ||
+          strv_addf(v, "LOGNAME=%s", user) < 0 || add_shell(k, v) < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
           strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu",
                     (unsigned long long)k->options.memory, (unsigned long long)k->options.pids,

@@ -247,3 +247,11 @@ def test_an_interrupt_is_heard_after_a_debugger_went_on(make_kernel):
         pass
     kernel.interrupt()
     assert kernel.result(msg_id).ename == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("shell,runs", [("/bin/bash", "bash"), ("/usr/bin/bash", "bash"), ("/bin/sh", "dash"),
+                                        ("", "dash"), ("/bin/nothing", "dash"), ("/root/bin/bash", "dash"),
+                                        ("bash", "dash")])
+def test_a_command_of_a_cell_runs_in_the_users_shell_if_the_sandbox_has_it(make_kernel, tmp_path, shell, runs):
+    kernel = make_kernel(env={"HOME": str(tmp_path / "home"), "SHELL": shell})
+    assert kernel.run("!readlink -f /proc/$$/exe").stdout.strip().endswith("/" + runs)
