@@ -26,9 +26,12 @@ CHILD = ["session", "identity", "cgroup_namespace", "network", "hostname", "tree
 IN_USER_NAMESPACE = ["unshare", "-Ur", "sh", "-c"]
 WITH_MOUNTS = ["unshare", "-Urm", "sh", "-c"]
 NO_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
-MASKED_PROC = "mount --bind /dev/null /proc/version && exec \"$@\""
+# A /proc of the machine's that lies elsewhere (of a chroot, say) would serve instead of a masked one.
+NO_OTHER_PROC = ("for p in $(awk '$3 == \"proc\" && $2 != \"/proc\" { print $2 }' /proc/mounts); "
+                 "do mount --bind /dev/null $p/version || exit; done; ")
+MASKED_PROC = NO_OTHER_PROC + "mount --bind /dev/null /proc/version && exec \"$@\""
 NO_CGROUPS = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\""
-SETTING = "mount -t tmpfs none /proc/sys/kernel && echo {1} > /proc/sys/kernel/{0} && exec \"$@\""
+SETTING = NO_OTHER_PROC.replace("{", "{{").replace("}", "}}") + "mount -t tmpfs none /proc/sys/kernel && echo {1} > /proc/sys/kernel/{0} && exec \"$@\""
 REFUSE = """
 import os, sys
 sys.path.insert(0, sys.argv[1])

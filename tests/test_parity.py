@@ -228,9 +228,11 @@ def test_without_ipykernel_libraries_find_the_same(specs, tmp_path, make_kernel)
 
 def test_a_start_says_nothing(make_kernel):
     """Text without a request would be taken for that of the first one, and by others for trouble."""
-    kernel = make_kernel(ready=False)
-    msg_id, before = kernel.send("1"), []
-    while not before or before[-1]["parent_header"].get("msg_id") != msg_id:
+    kernel, before = make_kernel(ready=False), []
+    while not before or before[-1]["msg_type"] != "iopub_welcome":
+        before.append(kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT))
+    msg_id = kernel.send("1")
+    while before[-1]["parent_header"].get("msg_id") != msg_id:
         before.append(kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT))
     assert {m["msg_type"] for m in before} <= {"status", "iopub_welcome"} and not kernel.log.read_text()
 
@@ -254,4 +256,4 @@ def test_an_interrupt_is_heard_after_a_debugger_went_on(make_kernel):
                                         ("bash", "dash")])
 def test_a_command_of_a_cell_runs_in_the_users_shell_if_the_sandbox_has_it(make_kernel, tmp_path, shell, runs):
     kernel = make_kernel(env={"HOME": str(tmp_path / "home"), "SHELL": shell})
-    assert kernel.run("!readlink -f /proc/$$/exe").stdout.strip().endswith("/" + runs)
+    assert kernel.run("!readlink -f /proc/$$/exe; :").stdout.strip().endswith("/" + runs)
