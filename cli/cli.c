@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sodium.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/options.h"
 #include "kernel/paths.h"
@@ -221,11 +221,13 @@ static int
 spawn_kernel(const struct strv *options, const char *name, int stays, struct started *s, struct err *err)
 {
     scoped(strv_release) struct strv argv = {0};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, ignored;
+    const struct process_fd fds[] = {
+        PROCESS_NO_INPUT, PROCESS_NO_OUTPUT,
+        stays ? (struct process_fd){.as = 2, .path = s->log, .flags = O_WRONLY | O_CREAT | O_EXCL | O_APPEND}
+              : (struct process_fd)PROCESS_END,
+        PROCESS_END};
     char parent[32];
-    int r, bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
+    int bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
                  strv_add(&argv, "-f") < 0 || strv_add(&argv, s->file) < 0;
 
     for (size_t i = 0; !bad && i < options->len; i++)
@@ -239,26 +241,9 @@ spawn_kernel(const struct strv *options, const char *name, int stays, struct sta
         unsetenv("JPY_PARENT_PID");
     else
         setenv("JPY_PARENT_PID", parent, 1);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    if (stays) {
+    if (stays)
         snprintf(s->log, sizeof s->log, "%.*s.log", (int)(strlen(s->file) - strlen(".connection")), s->file);
-        posix_spawn_file_actions_addopen(&actions, 2, s->log, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600);
-    }
-    posix_spawnattr_init(&attr);
-    sigemptyset(&none);
-    sigemptyset(&ignored);
-    sigaddset(&ignored, SIGPIPE);
-    posix_spawnattr_setsigmask(&attr, &none); /* what we block and ignore is no affair of the cells */
-    posix_spawnattr_setsigdefault(&attr, &ignored);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID /* an interrupt at the terminal is ours */ |
-                                        POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    r = posix_spawn(&s->pid, paths_program(), &actions, &attr, argv.item, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    errno = r;
-    return r != 0 ? err_errno(err, "start '%s'", paths_program()) : 0;
+    return process_spawn(argv.item, environ, fds, PROCESS_OF_ITS_OWN, &s->pid, err);
 }
 
 /* Whether it has ended; it said why on stderr. */

@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "kernel/exits.h"
 
 #define GRACE_MS 3000       /* an interrupted cell has so long */
@@ -478,28 +479,13 @@ is_option(const struct strv *v, const char *name)
 }
 
 static int
-take_signals(struct run *r, struct err *err)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    signal(SIGPIPE, SIG_IGN);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    r->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return r->signals < 0 ? err_errno(err, "listen to signals") : 0;
-}
-
-static int
 run_all(struct run *r, int is_text, struct err *err)
 {
     scoped(buf_release) struct buf code = {0};
     int64_t timeout = r->timeout ? seconds_read(r->timeout) : 0, began;
     int status;
 
-    if (read_code(r, is_text, &code, err) < 0 || take_signals(r, err) < 0 ||
+    if (read_code(r, is_text, &code, err) < 0 || process_signals(&r->signals, err) < 0 ||
         start_kernel(&r->options, r->name, r->keep, &r->kernel, &r->client, err) < 0)
         return -1;
     began = now_ms();

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/handshake.h"
 #include "kernel/image.h"
@@ -72,23 +73,6 @@ hide_memory(const struct kernel *k, struct err *err)
     if (strcmp(kernel_containment(k), "full") == 0)
         return 0;
     return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? err_errno(err, "hide the memory of husk") : 0;
-}
-
-static int
-open_signals(struct kernel *k, struct err *err)
-{
-    sigset_t set;
-
-    /* Before ZeroMQ has threads, which inherit the mask. */
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    signal(SIGPIPE, SIG_IGN);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return err_errno(err, "block signals");
-    k->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return k->signals < 0 ? err_errno(err, "listen to signals") : 0;
 }
 
 /* The client that started us says who it is; when it is gone, so are we. */
@@ -521,7 +505,7 @@ start(struct kernel *k, struct err *err)
     if (!k->wire)
         return EXIT_DATA;
     conn_forget_key(&k->conn);
-    if (kernel_find_directory(k, err) < 0 || open_signals(k, err) < 0)
+    if (kernel_find_directory(k, err) < 0 || process_signals(&k->signals, err) < 0)
         return EXIT_SYSTEM;
     if (k->options.image && !kernel_in_container(k) && image_find(k->options.image, &k->image, err) < 0)
         return EXIT_SYSTEM;

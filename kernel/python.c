@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "kernel/recall.h"
 
 #define PROBE_MS 10000
@@ -61,26 +61,10 @@ static int
 start_probe(const char *python, const char *probe, int out, int errors, pid_t *ret, struct err *err)
 {
     char *const argv[] = {(char *)python, (char *)"-I", (char *)"-S", (char *)"-B", (char *)probe, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    int r;
+    const struct process_fd fds[] = {
+        PROCESS_NO_INPUT, {.as = 1, .fd = out}, {.as = 2, .fd = errors}, PROCESS_END};
 
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, out, 1);
-    posix_spawn_file_actions_adddup2(&actions, errors, 2);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawn(ret, python, &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    if (r == 0)
-        return 0;
-    errno = r;
-    return err_errno(err, "run Python '%s'", python);
+    return process_spawn(argv, environ, fds, PROCESS_OURS, ret, err);
 }
 
 /* Reads until the end, or until time or patience is over. */
