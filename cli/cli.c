@@ -307,12 +307,12 @@ int
 start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct client *client,
              struct err *err)
 {
-    struct started s = {0};
+    struct started s = *ret;
     int r;
 
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start");
-    r = (name && is_taken(name, err)) || registry_connection(s.file, sizeof s.file, err) < 0 ||
+    r = (name && is_taken(name, err)) || (!*s.file && registry_connection(s.file, sizeof s.file, err) < 0) ||
                 spawn_kernel(options, name, stays, &s, err) < 0
             ? -1
         : client ? client_open(s.file, s.pid, 1, client, err)

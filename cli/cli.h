@@ -55,7 +55,7 @@ void print_json(struct bytes json);
  * Waits until it can be connected to; its sandbox may still fail. */
 struct started {
     pid_t pid;
-    char file[4400]; /* the connection file */
+    char file[4400]; /* the connection file; if one is named before the start, that of the caller's */
     /* stays: what it says goes there. Our stderr may be a pipe that somebody reads to its end. */
     char log[4400];
 };
@@ -82,3 +82,4 @@ int call_command(int argc, char **argv);
 int api_command(int argc, char **argv);
 int port_command(int argc, char **argv);
 int attach_command(int argc, char **argv);
+int launch_command(int argc, char **argv);

@@ -90,6 +90,7 @@ static const struct {
     {"call", call_command, "one operation, by its name"},
     {"api", api_command, "the operations and their parameters"},
     {"completion", completion_command, "completion for bash or zsh, as text"},
+    {"launch", launch_command, "run a kernel for Enterprise Gateway or gateway_provisioners"},
     {"install", install_command, "make husk known to Jupyter clients"},
     {"warm", warm_command, "freeze an interpreter, so that kernels start in milliseconds"},
     {"doctor", doctor_command, "say what this machine can do for husk, and how to repair what is missing"},

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kernel/conn.h"
 #include "kernel/paths.h"
 
 #define ENTRY_MAX 65536
@@ -98,30 +99,65 @@ registry_put(const struct registry_entry *e, struct err *err)
     return 0;
 }
 
-int
-registry_connection(char *ret_path, size_t size, struct err *err)
+#define CONNECTION ".connection"
+
+static int
+name_connection(char *ret_path, size_t size, struct err *err)
 {
     scoped(str_free) char *directory = registry_directory(err);
-    scoped(fd_close) int fd = -1;
-    unsigned char random[40];
-    char key[65], name[13], text[5000];
+    unsigned char random[6];
+    char name[13];
 
     if (!directory)
         return -1;
     randombytes_buf(random, sizeof random);
-    sodium_bin2hex(key, sizeof key, random, 32);
-    sodium_bin2hex(name, sizeof name, random + 32, 6);
-    snprintf(ret_path, size, "%s/%s.connection", directory, name);
-    snprintf(text, sizeof text,
-             "{\"transport\":\"ipc\",\"ip\":\"%s/%s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
-             "\"control_port\":4,\"hb_port\":%d,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n",
-             directory, name, REGISTRY_HB_PORT, key);
-    fd = open(ret_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    sodium_bin2hex(name, sizeof name, random, sizeof random);
+    snprintf(ret_path, size, "%s/%s" CONNECTION, directory, name);
+    return 0;
+}
+
+/* `where`: transport, ip and ports, as they stand in the file. */
+static int
+write_connection(const char *path, const char *where, struct err *err)
+{
+    scoped(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    unsigned char random[32];
+    char key[65], text[5000];
+
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(key, sizeof key, random, sizeof random);
+    snprintf(text, sizeof text, "{%s,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n", where, key);
     if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
-        return err_errno(err, "write '%s'", ret_path);
+        return err_errno(err, "write '%s'", path);
+    sodium_memzero(random, sizeof random);
     sodium_memzero(key, sizeof key);
     sodium_memzero(text, sizeof text);
     return 0;
+}
+
+int
+registry_connection(char *ret_path, size_t size, struct err *err)
+{
+    char where[4700];
+
+    if (name_connection(ret_path, size, err) < 0)
+        return -1;
+    snprintf(where, sizeof where,
+             "\"transport\":\"ipc\",\"ip\":\"%.*s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
+             "\"control_port\":4,\"hb_port\":%d",
+             (int)(strlen(ret_path) - strlen(CONNECTION)), ret_path, REGISTRY_HB_PORT);
+    return write_connection(ret_path, where, err);
+}
+
+int
+registry_tcp_connection(char *ret_path, size_t size, const char *ip, const int *port, struct err *err)
+{
+    char where[512];
+    int len = snprintf(where, sizeof where, "\"transport\":\"tcp\",\"ip\":\"%.200s\"", ip);
+
+    for (int c = 0; c < CHANNELS; c++)
+        len += snprintf(where + len, sizeof where - (size_t)len, ",\"%s_port\":%d", channel_names[c], port[c]);
+    return name_connection(ret_path, size, err) < 0 ? -1 : write_connection(ret_path, where, err);
 }
 
 /* DIRECTORY/NAME.connection and NAME.log, and its sockets NAME-1 to -5, which a crash leaves. */
