@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "container/container.h"
 #include "sandbox/landlock.h"
+#include "sandbox/uplink.h"
 #include "wall/sandbox.h"
 
 #define END_MS 5000 /* pid 1 has so long when its socket closes; then the engine kills it */
@@ -58,8 +59,6 @@ check(const struct policy *p, struct err *err)
         return err_set(err, EINVAL, "no image was named");
     if (!p->layers)
         return err_set(err, EINVAL, "a container needs a directory for layers");
-    if (p->allow.len)
-        return err_set(err, ENOTSUP, "--network, --allow: a container has no network yet");
     if (p->pull && strcmp(p->pull, "missing") != 0 && strcmp(p->pull, "always") != 0 && strcmp(p->pull, "never") != 0)
         return err_set(err, EINVAL, "--pull '%s' is not one of missing, always, never", p->pull);
     if (p->profile == PROFILE_IMAGE && policy_shares(p))
@@ -69,7 +68,7 @@ check(const struct policy *p, struct err *err)
 }
 
 static int
-build(struct relay *b, const char *init, const struct frame *f, struct build_failure *failure)
+build(struct relay *b, const char *init, const char *network, const struct frame *f, struct build_failure *failure)
 {
     scoped(view_release) struct mount_view view = {0};
 
@@ -97,12 +96,16 @@ build(struct relay *b, const char *init, const struct frame *f, struct build_fai
         return -1;
     if (container_start(&container, &b->policy, &view, &b->layers, init, &b->sandbox, failure) < 0)
         return -1;
+    if (rules_any(&b->policy.rules) &&
+        (container_make_network(&container, &b->policy, &b->layers, &b->sandbox, failure) < 0 ||
+         uplink_start(network, &b->policy, &b->sandbox, &b->uplink, failure) < 0))
+        return -1;
     limits_adopt(&b->policy, b->sandbox.pid, &b->limits);
     return 0;
 }
 
 static int
-run(struct relay *b, const char *init, struct err *err)
+run(struct relay *b, const char *init, const char *network, struct err *err)
 {
     struct build_failure failure = {0};
     int64_t start = now_us();
@@ -110,7 +113,7 @@ run(struct relay *b, const char *init, struct err *err)
 
     if (relay_hear_order(b, &f, err) < 0)
         return -1;
-    if (build(b, init, &f, &failure) < 0) {
+    if (build(b, init, network, &f, &failure) < 0) {
         if (failure.err.code == ECANCELED) /* nobody is there to be told */
             return err_set(err, 0, "%s", failure.err.text);
         if (relay_tell_failure(b, &failure, err) < 0)
@@ -225,5 +228,5 @@ main(int argc, char **argv)
     }
     container = CONTAINER_EMPTY;
     b.ports_program = argv[3];
-    return relay_end(&b, run(&b, argv[1], &err), &err);
+    return relay_end(&b, run(&b, argv[1], argv[2], &err), &err);
 }

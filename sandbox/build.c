@@ -115,7 +115,7 @@ step_cgroup_namespace(struct build *b, struct err *err)
 static int
 step_network(struct build *b, struct err *err)
 {
-    return loopback_make(b->policy, b->sockets, err);
+    return loopback_make(&b->policy->rules, b->sockets, err);
 }
 
 static int

@@ -61,6 +61,7 @@ case $(readelf -d "$top_builddir/husk-sandbox" 2>/dev/null) in
 esac
 links husk-init
 links husk-agent
+links husk-loopback
 [ ! -e "$top_builddir/husk-thaw" ] || links husk-thaw
 links husk-sandbox libc ld-linux-x86-64 $sanitizers
 links husk-network libc libcares ld-linux-x86-64 $sanitizers
