@@ -16,13 +16,7 @@ static const struct frame_rule rules[FRAME_LIMIT] = {
 #define SERVER FRONT_BY_SERVER
 #define KERNEL FRONT_BY_KERNEL
 #define ANY FRAME_ANY_PARTS
-#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = 1},
+#define FRAME(name, no, sender, max, min, many, meaning) FRAME_RULE(name, no, sender, max, min, many, 1, 0)
 #include "kernel/front.def"
 #undef FRAME
 };

@@ -291,7 +291,7 @@ remove_kernel(struct served *k)
         ;
     if (*at)
         *at = k->next;
-    k->server->kernel_count--;
+    k->server->kernel_count -= !k->hidden;
     k->removed = 1;
     loop_set(&k->server->loop, &k->deadline, 0);
     wake_waiters(k);
@@ -360,9 +360,9 @@ on_process(void *of, uint32_t events)
     struct served *k = of;
     int status = 0;
 
-    hear_all(k);
     if (k->pid <= 0 || waitpid(k->pid, &status, WNOHANG) != k->pid)
         return;
+    hear_all(k); /* when it is gone, not before: why it ends is the last that it says */
     on_end(k, status);
 }
 
@@ -615,7 +615,8 @@ served_start(struct server *s, struct served_wish *wish, struct err *err)
     if (!k)
         abort();
     *k = (struct served){.server = s, .spec = strdup(wish->spec->name), .options = wish->options,
-                         .environment = wish->environment, .tags = wish->tags, .front = FRONT_NONE, .pidfd = -1};
+                         .environment = wish->environment, .tags = wish->tags, .hidden = wish->hidden,
+                         .front = FRONT_NONE, .pidfd = -1};
     if (!k->spec)
         abort();
     wish->options = wish->environment = (struct strv){0};
@@ -638,7 +639,7 @@ served_start(struct server *s, struct served_wish *wish, struct err *err)
     loop_set(&s->loop, &k->deadline, now_ms() + START_MS);
     k->next = s->kernels;
     s->kernels = k;
-    s->kernel_count++;
+    s->kernel_count += !k->hidden;
     s->count.kernels_started++;
     return k;
 }
@@ -653,10 +654,22 @@ served_find(struct server *s, const char *id)
 }
 
 struct served *
+served_next(struct server *s, const struct served *k)
+{
+    struct served *next = k ? k->next : s->kernels;
+
+    while (next && next->hidden)
+        next = next->next;
+    return next;
+}
+
+struct served *
 served_of(struct server *s, struct exchange *x, const char *id)
 {
     struct served *k = served_find(s, id);
 
+    if (k && k->hidden)
+        k = NULL;
     if (!k)
         answer_error(x, 404, "Kernel does not exist: %s", id);
     return k;

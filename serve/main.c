@@ -28,6 +28,7 @@
 #include "serve/channels.h"
 #include "serve/http.h"
 #include "serve/kernels.h"
+#include "serve/login.h"
 #include "serve/sessions.h"
 #include "serve/specs.h"
 #include "serve/terminals.h"
@@ -306,6 +307,7 @@ start(struct server *s, struct err *err)
         return EXIT_INPUT;
     for (size_t i = 0; i < countof(ours); i++)
         unsetenv(ours[i]); /* kernels need not know */
+    login_start(s);
     raise_file_limit();
     if (specs_load(s, err) < 0)
         return EXIT_USAGE;

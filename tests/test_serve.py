@@ -20,21 +20,9 @@ import websocket
 from jupyter_kernel_client import JupyterKernelClient
 
 from conftest import HUSK, PORTS, PYTHON, TIMEOUT
-from serving import V1, Api, Server, wait_until
+from serving import V1, Api, Server, kernel, server, wait_until  # noqa: F401 (fixtures)
 
 FORMS = {"legacy": None, "v1": [V1]}
-
-
-@pytest.fixture(scope="module")
-def server():
-    s = Server()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def kernel(server):
-    return server.start()
 
 
 @pytest.fixture
