@@ -542,6 +542,75 @@ def test_a_script_in_place_of_python_is_asked_each_time(tmp_path):
         assert value_in(tmp_path / f"kernel-{name}", state, shim, "import sys; sys.prefix") == repr(str(tmp_path / name))
 
 
+SHIM = """#!/usr/bin/env bash
+set -e
+program="${{0##*/}}"
+export PYENV_ROOT="{root}"
+exec "{root}/libexec/pyenv" exec "$program" "$@"
+"""
+PYENV = """#!/bin/sh
+echo asked >> "{root}/asked"
+shift 2
+version=$PYENV_VERSION
+for directory in "$PWD" "${{PWD%/*}}" "{root}"; do
+    for name in .python-version version; do
+        [ -n "$version" ] || [ ! -e "$directory/$name" ] || read -r version < "$directory/$name"
+    done
+done
+exec "{root}/versions/$version/bin/python3" "$@"
+"""
+
+
+@pytest.fixture
+def pyenv(tmp_path, monkeypatch):
+    """A pyenv with versions a and b; the function says which one a kernel has, and whether pyenv was asked for it."""
+    root, here = tmp_path / "pyenv", tmp_path / "project" / "notebooks"
+    for name in ("PYENV_VERSION", "PYENV_DIR", "PYENV_HOOK_PATH", "PYENV_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("shims", "libexec", "versions"):
+        (root / name).mkdir(parents=True)
+    here.mkdir(parents=True)
+    for name in ("a", "b"):
+        subprocess.run([PYTHON, "-m", "venv", "--without-pip", root / "versions" / name], check=True, timeout=TIMEOUT)
+    for path, text in ((root / "shims/python3", SHIM), (root / "libexec/pyenv", PYENV)):
+        path.write_text(text.format(root=root))
+        path.chmod(0o755)
+    (root / "version").write_text("a\n")
+    numbers = iter(range(100))
+
+    def which(env=None):
+        (root / "asked").write_text("")
+        directory = tmp_path / f"kernel-{next(numbers)}"
+        directory.mkdir()
+        with started(directory, tmp_path / "state", "--python", str(root / "shims/python3"), "--start", "cold",
+                     cwd=here, env=env) as kernel:
+            return kernel.run("import sys; print(sys.prefix)").stdout.strip()[-1], bool((root / "asked").read_text())
+
+    which.root, which.here = root, here
+    return which
+
+
+def test_a_shim_of_pyenv_is_asked_when_it_could_say_something_else(pyenv):
+    assert pyenv() == ("a", True)
+    assert pyenv() == ("a", False)
+    assert pyenv(env={"PYENV_VERSION": "b"}) == ("b", True)
+    assert pyenv(env={"PYENV_VERSION": "b"}) == ("b", False)
+    (pyenv.here.parent / ".python-version").write_text("b\n")
+    assert pyenv() == ("b", True)
+    assert pyenv() == ("b", False)
+    (pyenv.here / ".python-version").write_text("a\n")
+    assert pyenv() == ("a", True)
+    for path in (pyenv.here / ".python-version", pyenv.here.parent / ".python-version"):
+        path.unlink()
+    (pyenv.root / "version").write_text("b \n")
+    assert pyenv() == ("b", True)
+    (pyenv.root / "plugins").mkdir()
+    assert pyenv() == ("b", True)
+    assert pyenv() == ("b", False)
+    assert pyenv(env={"PYENV_HOOK_PATH": "/nowhere"}) == ("b", True)
+    assert pyenv(env={"PYENV_HOOK_PATH": "/nowhere"}) == ("b", True)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 100, b"1 2 3 /nowhere\n--\nexecutable=/bin/false\n", b"\n--\nversion=3.11\n"],
                          ids=["empty", "zeros", "stale", "half"])
 def test_a_damaged_answer_is_asked_again(tmp_path, damage):
