@@ -134,6 +134,8 @@ seen = {
               len(shell.history_manager.input_hist_raw), shell.payload_manager.read_payload(), {k: len(v) for k, v in shell.events.callbacks.items()}],
     "files of cells": [n for c in (__import__("linecache").cache, __import__("inspect").modulesbyfile) for n in c if "ipykernel" in n],
     "names": sorted(n for n in globals() if not n.startswith("_i")),
+    "hidden names": sorted(shell.user_ns_hidden), "app": [shell.kernel.app.config_file_paths, shell.kernel.app.profile,
+              repr(shell.kernel.app.config), shell.extension_manager.loaded and sorted(shell.extension_manager.loaded)],
     "loop": type(asyncio.get_event_loop()).__name__, "kernel": type(shell.kernel).__name__, "hash": hash("husk"),
     "mounts": sorted(line.split()[4] for line in open("/proc/self/mountinfo")),
     "cgroup": len(open("/proc/self/cgroup").readlines()), "thread attr": threading.stack_size(),
@@ -160,6 +162,39 @@ def test_warm_is_as_cold(tmp_path, frozen):
     assert {k: (v, seen["warm"][k]) for k, v in seen["cold"].items() if v != seen["warm"][k]} == {}
     assert modules["cold"] - modules["warm"] == set()
     assert modules["warm"] - modules["cold"] == {"husk_interpreter.frozen"}
+
+
+PROFILE = {
+    "startup/1.py": "first = 'of startup'",
+    "startup/2.ipy": "second = first + '!'",
+    "ipython_config.py": "c.InteractiveShellApp.exec_lines = ['third = 3']",
+    "ipython_kernel_config.json": '{"PlainTextFormatter": {"float_precision": "%.3f"}}',
+}
+
+
+@pytest.mark.parametrize("names", [list(PROFILE), *([name] for name in PROFILE)], ids=lambda names: "+".join(names))
+def test_a_profile_is_loaded_as_in_a_cold_start(tmp_path, names):
+    """Who was frozen has looked for one where there was none."""
+    env, state, seen = {"HOME": str(tmp_path / "home")}, tmp_path / "state", {}
+    (tmp_path / "home").mkdir()
+    assert warm(state, env=env).returncode == 0
+    for name in names:
+        path = tmp_path / "home" / ".ipython" / "profile_default" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PROFILE[name])
+    for how in ("cold", "warm"):
+        (tmp_path / how).mkdir()
+        with started(tmp_path / how, state, "--start", how, env=env, cwd=tmp_path / "work") as kernel:
+            assert info(kernel)["start"] == how
+            seen[how] = [kernel.run(code).value for code in (
+                "globals().get('first')", "globals().get('second')", "globals().get('third')", "1 / 3",
+                "get_ipython().kernel.app.config_file_paths, get_ipython().config")]
+    assert seen["warm"] == seen["cold"]
+    expected = ["'of startup'", "'of startup!'", "3", "0.333"]
+    if len(names) == len(PROFILE):
+        assert seen["warm"][:4] == expected
+    else:
+        assert sum(a == b for a, b in zip(seen["warm"], expected)) == (0 if names == ["startup/2.ipy"] else 1)
 
 
 SECRETS = r"""
