@@ -335,6 +335,7 @@ start_kernel(const struct strv *options, const char *name, int stays, struct sta
 void
 end_kernel(struct started *s, struct client *c)
 {
+    struct pollfd gone = {.fd = c && c->context ? c->pidfd : -1, .events = POLLIN};
     int64_t end = now_ms() + END_MS;
     struct err unused;
     char id[80];
@@ -345,7 +346,7 @@ end_kernel(struct started *s, struct client *c)
         if (waitpid(s->pid, NULL, WNOHANG) != 0)
             s->pid = 0;
         else
-            poll(NULL, 0, 2);
+            poll(&gone, 1, gone.fd >= 0 ? 100 : 2);
     }
     if (s->pid > 0)
         pid_end(&s->pid);

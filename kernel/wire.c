@@ -269,30 +269,60 @@ wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err
 
 /*** Making ***/
 
+/* Digits from the right, at least `width`; returns where they begin. */
+static char *
+put_digits(char *end, uint64_t number, int width)
+{
+    while (number || width > 0) {
+        *--end = (char)('0' + number % 10);
+        number /= 10;
+        width--;
+    }
+    return end;
+}
+
+/* Four of them for each cell: the calendar is asked once a second, and nothing is formatted. */
 const char *
 wire_date(char into[static 32])
 {
+    static _Thread_local struct {
+        time_t second;
+        char text[sizeof "2026-11-24T10:00:00"];
+    } last;
     struct timespec t;
     struct tm tm;
-    size_t len;
+    size_t len = sizeof last.text - 1;
 
     clock_gettime(CLOCK_REALTIME, &t);
-    gmtime_r(&t.tv_sec, &tm);
-    len = strftime(into, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(into + len, 32 - len, ".%06ldZ", t.tv_nsec / 1000);
+    if (t.tv_sec != last.second || !*last.text) {
+        gmtime_r(&t.tv_sec, &tm);
+        strftime(last.text, sizeof last.text, "%Y-%m-%dT%H:%M:%S", &tm);
+        last.second = t.tv_sec;
+    }
+    memcpy(into, last.text, len);
+    into[len] = '.';
+    put_digits(into + len + 7, (uint64_t)t.tv_nsec / 1000, 6);
+    memcpy(into + len + 7, "Z", 2);
     return into;
 }
 
 int
 wire_header(struct wire *w, const char *type, struct buf *ret)
 {
-    char date[32];
+    char date[32], number[21], *first = put_digits(number + 20, w->count++, 1);
+    const char *const pieces[] = {"{\"msg_id\":\"", w->last_id, "\",\"msg_type\":\"", type,
+                                  "\",\"username\":\"husk\",\"session\":\"", w->session, "\",\"date\":\"",
+                                  wire_date(date), "\",\"version\":\"" WIRE_PROTOCOL "\"}"};
+    size_t len = strlen(w->session);
 
-    snprintf(w->last_id, sizeof w->last_id, "%s_%llu", w->session, (unsigned long long)w->count++);
-    return buf_printf(ret,
-                      "{\"msg_id\":\"%s\",\"msg_type\":\"%s\",\"username\":\"husk\","
-                      "\"session\":\"%s\",\"date\":\"%s\",\"version\":\"" WIRE_PROTOCOL "\"}",
-                      w->last_id, type, w->session, wire_date(date));
+    number[20] = 0;
+    memcpy(w->last_id, w->session, len);
+    w->last_id[len] = '_';
+    memcpy(w->last_id + len + 1, first, (size_t)(number + 21 - first));
+    for (size_t i = 0; i < countof(pieces); i++)
+        if (buf_text(ret, pieces[i]) < 0)
+            return -1;
+    return 0;
 }
 
 const char *

@@ -92,12 +92,13 @@ FILES = {
     "startup/README": "no program",
     "ipython_config.py": "c.InteractiveShellApp.exec_lines = ['third = 3']\nc.InteractiveShell.separate_in = 'x'",
     "ipython_kernel_config.py": "c.InteractiveShellApp.extensions = ['autoreload']\nc.InlineBackend.figure_formats = {'svg'}\n"
-                                "c.InteractiveShell.ast_node_interactivity = 'all'",
+                                "c.InteractiveShell.ast_node_interactivity = 'all'\n"
+                                "c.PlainTextFormatter.float_precision = '%.3f'",
     "history.sqlite": "what was entered",
     "db/secret": "kept by %store",
 }
 QUESTIONS = [
-    "first, second, third", "%greet", "1\n2", "get_ipython().config.InlineBackend.figure_formats",
+    "first, second, third", "%greet", "1\n2", "1 / 3", "get_ipython().config.InlineBackend.figure_formats",
     "'autoreload' in get_ipython().extension_manager.loaded", "get_ipython().separate_in",
     "sorted(k for k in dir() if k in ('first', 'second', 'third', '__file__'))", "%who",
     "get_ipython().profile, get_ipython().profile_dir.location",
