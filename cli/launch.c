@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * launch: a kernel for who started this program from afar, Enterprise Gateway or a provisioner of
+ * husk-launch, a program of its own: a kernel for who started this program from afar, Enterprise Gateway or a provisioner of
  * gateway_provisioners. It is told where the kernel listens and with which key, and says signals
  * through a port of its own. The ciphers are those of that protocol (AES-128-ECB below RSA with
  * PKCS#1 v1.5), and are used nowhere else. Source: gateway_provisioners, docs "System architecture"
@@ -28,6 +28,7 @@
 
 #include "base/process.h"
 #include "kernel/exits.h"
+#include "kernel/paths.h"
 
 #define TRIES 5          /* a port that was free may be taken before the kernel has it */
 #define RESPONSE_S 10    /* seconds to say where the kernel is */
@@ -209,10 +210,12 @@ start(struct launch *l, struct err *err)
         if (choose_ports(l, err) < 0 ||
             registry_tcp_connection(l->kernel.file, sizeof l->kernel.file, l->ip, l->port, err) < 0)
             return -1;
-        r = start_kernel(&l->options, NULL, 0, &l->kernel, &client, err);
-        if (r == 0)
-            client_close(&client); /* it was welcomed: the kernel is there */
-        else if (err->code != EXIT_BUSY)
+        r = start_kernel(&l->options, NULL, 0, -1, &l->kernel, &client, err);
+        if (r == 0) {
+            client_let_live(&client); /* it ends with us all the same (JPY_PARENT_PID) */
+            client_close(&client);
+        }
+        if (r < 0 && err->code != EXIT_BUSY)
             return -1;
     }
     return r;
@@ -472,7 +475,7 @@ serve(struct launch *l)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-int
+static int
 launch_command(int argc, char **argv)
 {
     struct launch l = {.ip = "0.0.0.0", .comm = -1, .signals = -1, .pidfd = -1};
@@ -495,4 +498,13 @@ launch_command(int argc, char **argv)
     }
     strv_release(&l.options);
     return code;
+}
+
+/* As `husk launch`, which executes it. */
+int
+main(int argc, char **argv)
+{
+    struct err err;
+
+    return paths_find(&err) < 0 ? failed(&err) : launch_command(argc - 1, argv + 1);
 }

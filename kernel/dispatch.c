@@ -435,10 +435,10 @@ dispatch_stdin(struct kernel *k)
         take_answer(k, &frames, &msg);
 }
 
-/*** The server that started us ***/
+/*** Who started us, and commands ***/
 
-static void
-take_request(struct kernel *k, const struct frame *f)
+void
+dispatch_request(struct kernel *k, const struct frame *f)
 {
     scoped(frames_release) struct frames frames = {0};
     struct wire_msg msg;
@@ -446,7 +446,7 @@ take_request(struct kernel *k, const struct frame *f)
 
     frames_of_front(&frames, f);
     if (wire_read(frames.bytes, frames.n, &msg, &why) < 0)
-        log_warning("dropped a message of the server: %s", why.text);
+        log_warning("dropped a message: %s", why.text);
     else if (f->value == STDIN)
         take_answer(k, &frames, &msg);
     else
@@ -465,14 +465,18 @@ dispatch_front(struct kernel *k)
     front_flush(&k->front);
     while ((r = front_next(&k->front, &f, &err)) > 0) {
         if (f.number == FRONT_REQUEST)
-            take_request(k, &f);
+            dispatch_request(k, &f);
         else if (f.number == FRONT_RESTART)
             interp_restart(k);
+        else if (f.number == FRONT_STAY)
+            k->stays = 1;
         else if (f.number != FRONT_ENVIRONMENT) /* that one is heard at the start */
             k->front.paused = f.number == FRONT_PAUSE;
     }
     if (r < 0)
         kernel_fail(k, EXIT_SYSTEM, &err);
+    else if (k->front.ended && k->stays)
+        front_release(&k->front);
     else if (k->front.ended)
         k->done = 1; /* as a kernel without its client */
 }

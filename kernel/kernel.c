@@ -251,7 +251,8 @@ add_guards(const struct kernel *k, struct strv *options)
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
     static const char *(*const ours[])(void) = {paths_program, paths_broker, paths_init, paths_network,
-                                                paths_ports, paths_scope, paths_server, paths_logos};
+                                                paths_ports, paths_scope, paths_server, paths_kernel, paths_launch,
+                                                paths_logos};
     int bad = add_secrets(k, options) < 0;
 
     for (size_t i = 0; !bad && i < countof(ours); i++)
@@ -430,7 +431,7 @@ open_sockets(struct kernel *k, int *ret_exit, struct err *err)
     int registers = k->conn.registration.port != 0;
     struct err why;
 
-    if (k->front.socket >= 0)
+    if (k->front.socket >= 0 && strcmp(k->conn.transport, "ipc") == 0)
         return sockets_listen(&k->conn, k->doors, err);
     if (registers)
         memset(k->conn.port, 0, sizeof k->conn.port);
@@ -543,6 +544,7 @@ kernel_register(struct kernel *k)
         log_info("husk ls will not know this kernel");
     else
         k->registered = 1;
+    callers_open(k, id);
 }
 
 /*** The loop ***/
@@ -560,6 +562,7 @@ enum source {
     ON_ASIDE,
     ON_HISTORY,
     ON_FRONT,
+    ON_CALLERS,
     ON_INTERP, /* its sockets; then its pipes */
     ON_SIDE,
     ON_PIPE0,
@@ -597,6 +600,8 @@ list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
                                        .events = ZMQ_POLLIN};
     if (k->front.socket >= 0 && front_waiting(&k->front))
         items[ON_FRONT].events |= ZMQ_POLLOUT;
+    items[ON_CALLERS] = (zmq_pollitem_t){.fd = k->callers.epoll >= 0 ? k->callers.epoll : k->signals,
+                                         .events = ZMQ_POLLIN};
     /* A slow client: the interpreter is not read, so that it waits too. */
     if (!alive || iopub_blocked(&k->iopub))
         return ON_INTERP;
@@ -632,6 +637,8 @@ timeout(const struct kernel *k)
 {
     int64_t now = now_ms(), at = iopub_deadline(&k->iopub, now);
 
+    if (k->callers.again)
+        return 0;
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
     sooner(&at, k->restarting);
@@ -777,6 +784,8 @@ turn(struct kernel *k)
     }
     if (items[ON_FRONT].revents && k->front.socket >= 0)
         dispatch_front(k);
+    if (items[ON_CALLERS].revents || k->callers.again)
+        callers_run(k);
     if (items[ON_SIGNAL].revents)
         take_signals(k);
     if (items[ON_PARENT].revents && k->parent >= 0)
@@ -874,6 +883,7 @@ release(struct kernel *k)
     box_end(&k->box);
     iopub_release(&k->iopub);
     front_linger(&k->front, LINGER_MS);
+    callers_release(k);
     sockets_close(&k->sockets, LINGER_MS);
     for (int c = 0; c < CHANNELS; c++)
         fd_close(&k->doors[c]);
@@ -902,6 +912,7 @@ kernel_run(struct kernel *k, struct err *err)
     for (int c = 0; c < CHANNELS; c++)
         k->doors[c] = -1;
     k->front = FRONT_NONE;
+    k->callers = CALLERS_NONE;
     if (k->options.front > 2 && fcntl((int)k->options.front, F_SETFD, FD_CLOEXEC) == 0)
         front_open(&k->front, (int)k->options.front, FRONT_BY_SERVER);
     k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "kernel/conn.h"
@@ -160,6 +162,67 @@ registry_tcp_connection(char *ret_path, size_t size, const char *ip, const int *
     return name_connection(ret_path, size, err) < 0 ? -1 : write_connection(ret_path, where, err);
 }
 
+/* Where it is: by the open directory, as a socket's address has room for 107 characters. */
+static int
+socket_at(const char *id, struct sockaddr_un *ret, int *ret_directory, struct err *err)
+{
+    scoped(str_free) char *directory = registry_directory(err);
+
+    if (!directory)
+        return -1;
+    *ret_directory = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (*ret_directory < 0)
+        return err_errno(err, "open '%s'", directory);
+    *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (snprintf(ret->sun_path, sizeof ret->sun_path, "%s/%s.socket", directory, id) >= (int)sizeof ret->sun_path)
+        snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.socket", *ret_directory, id);
+    return 0;
+}
+
+int
+registry_listen(const char *id, struct err *err)
+{
+    scoped(fd_close) int directory = -1;
+    struct sockaddr_un at;
+    mode_t mask;
+    int fd, r;
+
+    if (socket_at(id, &at, &directory, err) < 0)
+        return -1;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mask = umask(077);
+    r = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&at, sizeof at);
+    umask(mask);
+    if (r < 0 || listen(fd, SOMAXCONN) < 0) {
+        err_errno(err, "listen on '%s'", at.sun_path);
+        fd_close(&fd);
+        return -1;
+    }
+    return fd;
+}
+
+int
+registry_connect(const struct registry_entry *e, struct err *err)
+{
+    scoped(fd_close) int directory = -1;
+    int fd, r;
+    struct sockaddr_un at;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    if (socket_at(e->id, &at, &directory, err) < 0)
+        return -1;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    r = fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0 ||
+                getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0
+            ? err_errno(err, "connect to '%s'", at.sun_path)
+        : peer.pid != e->pid ? err_set(err, EPERM, "'%s' is the socket of another process", at.sun_path)
+                             : 0;
+    if (r < 0)
+        fd_close(&fd);
+    return r < 0 ? -1 : fd;
+}
+
 /* DIRECTORY/NAME.connection and NAME.log, and its sockets NAME-1 to -5, which a crash leaves. */
 static void
 remove_connection(const char *directory, const char *file)
@@ -189,6 +252,8 @@ registry_remove(const char *id, const char *connection_file)
     if (!directory)
         return;
     snprintf(path, sizeof path, "%s/%s.json", directory, id);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/%s.socket", directory, id);
     unlink(path);
     if (connection_file)
         remove_connection(directory, connection_file);
@@ -258,7 +323,7 @@ registry_read(struct registry_list *ret, struct err *err)
             continue;
         if (!registry_is_alive(&entry)) {
             unlinkat(dirfd(d), e->d_name, 0);
-            remove_connection(directory, entry.connection_file);
+            registry_remove(entry.id, entry.connection_file);
             release_entry(&entry);
             continue;
         }

@@ -530,7 +530,7 @@ spawn(struct served *k, int fd, struct err *err)
     scoped(strv_release) struct strv argv = {0};
     const struct process_fd fds[] = {
         PROCESS_NO_INPUT, PROCESS_NO_OUTPUT, {.as = FRONT_FD, .fd = fd}, PROCESS_END};
-    int bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
+    int bad = strv_add(&argv, paths_kernel()) < 0 || strv_add(&argv, "kernel") < 0 ||
                  strv_add(&argv, "-f") < 0 || strv_add(&argv, k->connection_file) < 0 ||
                  strv_addf(&argv, "--front=%d", FRONT_FD) < 0;
 
