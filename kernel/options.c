@@ -329,6 +329,7 @@ options_release(struct options *o)
     free(o->runtime);
     free(o->gpus);
     free(o->containment);
+    free(o->unconfined);
     free(o->hostname);
     free(o->name);
     free(o->history);
