@@ -876,6 +876,14 @@ add_shell(const struct kernel *k, struct strv *v)
     return !there || kernel_has_root(k) || access(shell, X_OK) < 0 ? 0 : strv_addf(v, "SHELL=%s", shell);
 }
 
+static const char *
+network_kind(const struct kernel *k)
+{
+    if (strcmp(kernel_containment(k), "none") == 0)
+        return "host";
+    return k->options.network ? k->options.network : k->options.allow.len ? "allow" : "none";
+}
+
 int
 interp_environment(struct kernel *k, struct strv *v)
 {
@@ -887,9 +895,9 @@ interp_environment(struct kernel *k, struct strv *v)
     bad = bad || strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
           strv_addf(v, "LOGNAME=%s", user) < 0 || add_shell(k, v) < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
-          strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu",
+          strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu,network=%s",
                     (unsigned long long)k->options.memory, (unsigned long long)k->options.pids,
-                    (unsigned long long)k->options.files, (unsigned long long)k->options.disk) < 0 ||
+                    (unsigned long long)k->options.files, (unsigned long long)k->options.disk, network_kind(k)) < 0 ||
           strv_add(v, "TERM=xterm-color") < 0 ||
           strv_add(v, "GIT_OPTIONAL_LOCKS=0") < 0; /* .git is read-only: status need not write */
     if (k->options.ipython && kernel_ipython(k))

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FILES_LEAST 64 /* open files: Python has a dozen before it has read a line */
+
 enum kind { NAME, TEXT, PATH, PATHS, MOUNTS, SIZE, RULE, SERVER };
 
 static const struct option {
@@ -492,6 +494,19 @@ policy_shares(const struct policy *p)
     return shares;
 }
 
+static int
+judge_sizes(const struct policy *p, struct err *err)
+{
+    char size[24], memory[24];
+
+    if (p->files < FILES_LEAST)
+        return err_set(err, EINVAL, "--files %llu: a process needs %d at least", (unsigned long long)p->files, FILES_LEAST);
+    if (p->tmp_size > p->memory)
+        return err_set(err, EINVAL, "--tmp-size %s is more than --memory %s, which it counts in",
+                       size_format(p->tmp_size, size), size_format(p->memory, memory));
+    return 0;
+}
+
 int
 policy_read(const struct frame *build, struct policy *ret, struct err *err)
 {
@@ -509,6 +524,8 @@ policy_read(const struct frame *build, struct policy *ret, struct err *err)
         return -1;
     if (!p.tmp_size)
         p.tmp_size = p.memory / 4;
+    if (judge_sizes(&p, err) < 0)
+        return -1;
     if (!p.hostname && !(p.hostname = strdup("husk")))
         return err_errno(err, "keep hostname");
     if (judge_image(&p, err) < 0)
