@@ -200,17 +200,25 @@ answer_text(struct kernel *k, struct request *r, const char *content)
     reply_content(k, r, bytes_of(content), "ok");
 }
 
+static const char *
+describe_level(const char *name)
+{
+    if (strcmp(name, "landlock") == 0)
+        return " (no namespaces: processes, host name and /dev/shm are shared with others)";
+    return strcmp(name, "none") == 0 ? " (cells can do all that the user who runs husk can)" : "";
+}
+
 static void
 answer_kernel_info(struct kernel *k, struct request *r)
 {
     scoped(buf_release) struct buf c = {0}, banner = {0};
 
-    int full = strcmp(kernel_containment(k), "full") == 0;
+    const char *level = kernel_containment(k);
+    int built = *k->limits != 0;
 
     if (buf_printf(&banner,
-                   "Python %s in a sandbox (husk " HUSK_VERSION ")\nContainment: %s%s"
-                   "%s%s\n", k->python.version, kernel_containment(k),
-                   full ? "" : " (no namespaces: processes, host name and /dev/shm are shared with others)",
+                   "Python %s %s (husk " HUSK_VERSION ")\nContainment: %s%s%s%s\n", k->python.version,
+                   strcmp(level, "none") == 0 ? "WITHOUT a sandbox" : "in a sandbox", level, describe_level(level),
                    *k->sandbox_text ? "; " : "", k->sandbox_text) < 0 ||
         buf_printf(&c,
                    "{\"status\":\"ok\",\"protocol_version\":\"" WIRE_PROTOCOL "\","
@@ -222,9 +230,10 @@ answer_kernel_info(struct kernel *k, struct request *r)
                    "{\"text\":\"Python\",\"url\":\"https://docs.python.org/3\"},"
                    "{\"text\":\"IPython\",\"url\":\"https://ipython.org/documentation.html\"}],"
                    "\"supported_features\":[\"kernel subshells\"%s],\"debugger\":%s,"
-                   "\"husk\":{\"containment\":\"%s\"},\"banner\":",
+                   "\"husk\":{\"containment\":\"%s\"%s%s%s},\"banner\":",
                    k->python.version, k->can_debug ? ",\"debugger\"" : "",
-                   k->can_debug ? "true" : "false", kernel_containment(k)) < 0 ||
+                   k->can_debug ? "true" : "false", level,
+                   built ? ",\"memory_limit\":\"" : "", k->limits, built ? "\"" : "") < 0 ||
         json_quote((struct bytes){banner.data, banner.len}, &c) < 0 || buf_add(&c, "}", 1) < 0)
         abort();
     reply_content(k, r, (struct bytes){c.data, c.len}, "ok");

@@ -288,17 +288,19 @@ check_landlock(struct doctor *d, struct err *err)
     return 0;
 }
 
+#define NO_SANDBOX "; none is no sandbox, and had with --unconfined yes only"
+
 static int
 check_containment(struct doctor *d)
 {
     char found[1200];
 
     if (d->ok && d->landlock)
-        return add_own(d, "containment", "ok", "full; also landlock", "");
-    snprintf(found, sizeof found, "%s; not landlock: %s",
+        return add_own(d, "containment", "ok", "full; also landlock" NO_SANDBOX, "");
+    snprintf(found, sizeof found, "%s; not landlock: %s" NO_SANDBOX,
              d->ok ? "full" : "none of the levels", d->no_landlock);
     if (!d->ok && d->landlock)
-        return add_own(d, "containment", "note", "landlock; not full",
+        return add_own(d, "containment", "note", "landlock; not full" NO_SANDBOX,
                        "husk install --containment landlock   (weaker: SECURITY.md says how much)");
     return add_own(d, "containment", d->ok ? "ok" : "note", found, "");
 }

@@ -332,6 +332,8 @@ ask_for_sandbox(struct kernel *k, struct err *err)
     if (k->image)
         bad = bad || strv_addf(&o, "image=%s", k->image) < 0;
     bad = bad || add_container(k, &o) < 0;
+    if (k->options.unconfined)
+        bad = bad || strv_addf(&o, "unconfined=%s", k->options.unconfined) < 0;
     if (k->options.hostname)
         bad = bad || strv_addf(&o, "hostname=%s", k->options.hostname) < 0;
     if (k->options.cpus)
@@ -394,6 +396,8 @@ check_options(const struct kernel *k, struct err *err)
         return err_set(err, EINVAL, "--containment %s: a container has all that full has", kernel_containment(k));
     if (kernel_in_container(k))
         return 0;
+    if (strcmp(kernel_containment(k), "none") == 0 && k->options.network)
+        return err_set(err, EINVAL, "--network %s: containment none has the machine's own", k->options.network);
     if (k->options.image && !has_profile(k, "image"))
         return err_set(err, EINVAL, "--image needs --profile image");
     if (!k->options.image && has_profile(k, "image"))

@@ -92,6 +92,7 @@ struct kernel {
     uint32_t next_slot;
     uint32_t next_count;    /* number of the next cell */
     char sandbox_text[1024]; /* what limits are in force, for people */
+    char limits[16];         /* how memory is limited, in a word */
     char directory[4096];   /* the working directory */
     char home[4096];        /* the home directory inside */
     char tmp[4096];         /* where temporary files go inside; "": /tmp */

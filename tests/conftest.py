@@ -209,7 +209,7 @@ NAMESPACES = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
 if BACKEND:
     NAMESPACES.remove("user")  # a container shares it, as a user who is nobody and without capabilities
 # Files whose cells unlink, kill or fill from the first one on. test_containment.py asks by itself.
-DESTRUCTIVE = {"test_death", "test_limits_and_death", "test_disk", "test_image", "test_profiles"}
+DESTRUCTIVE = {"test_death", "test_limits_and_death", "test_memory", "test_disk", "test_image", "test_profiles"}
 
 
 def refuse_what_is_shared(kernel):
