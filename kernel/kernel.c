@@ -287,17 +287,26 @@ add_guards(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
-/* Of the user's IPython: not the history, the keys and the database that lie beside these. */
+/* Of the user's IPython: not the history, the keys and the database that lie beside these. Wherever the user keeps it,
+ * inside it is where IPython looks first. */
 static int
 add_ipython(const struct kernel *k, struct strv *options)
 {
     static const char *const parts[] = {"startup", "ipython_config.py", "ipython_config.json",
                                         "ipython_kernel_config.py", "ipython_kernel_config.json"};
-    const char *name = kernel_ipython(k);
+    const char *name = kernel_ipython(k), *elsewhere = getenv("IPYTHONDIR");
     int bad = 0;
 
-    for (size_t i = 0; !bad && name && i < countof(parts); i++)
-        bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+    for (size_t i = 0; !bad && name && i < countof(parts); i++) {
+        char source[PATH_MAX];
+        if (!elsewhere || *elsewhere != '/') {
+            bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+            continue;
+        }
+        snprintf(source, sizeof source, "%s/profile_%s/%s", elsewhere, name, parts[i]);
+        if (!strchr(source, ':') && access(source, F_OK) == 0)
+            bad = strv_addf(options, "mount=%s:%s/.ipython/profile_%s/%s:ro", source, k->home, name, parts[i]) < 0;
+    }
     return bad ? -1 : 0;
 }
 
