@@ -272,17 +272,26 @@ add_guards(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
-/* Of the user's IPython: not the history, the keys and the database that lie beside these. */
+/* Of the user's IPython: not the history, the keys and the database that lie beside these. Wherever the user keeps it,
+ * inside it is where IPython looks first. */
 static int
 add_ipython(const struct kernel *k, struct strv *options)
 {
     static const char *const parts[] = {"startup", "ipython_config.py", "ipython_config.json",
                                         "ipython_kernel_config.py", "ipython_kernel_config.json"};
-    const char *name = kernel_ipython(k);
+    const char *name = kernel_ipython(k), *elsewhere = getenv("IPYTHONDIR");
     int bad = 0;
 
-    for (size_t i = 0; !bad && name && i < countof(parts); i++)
-        bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+    for (size_t i = 0; !bad && name && i < countof(parts); i++) {
+        char source[PATH_MAX];
+        if (!elsewhere || *elsewhere != '/') {
+            bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+            continue;
+        }
+        snprintf(source, sizeof source, "%s/profile_%s/%s", elsewhere, name, parts[i]);
+        if (!strchr(source, ':') && access(source, F_OK) == 0)
+            bad = strv_addf(options, "mount=%s:%s/.ipython/profile_%s/%s:ro", source, k->home, name, parts[i]) < 0;
+    }
     return bad ? -1 : 0;
 }
 
@@ -484,6 +493,18 @@ is_restart(const struct kernel *k)
            (now.tv_sec - st.st_mtim.tv_sec) * 1000 + (now.tv_nsec - st.st_mtim.tv_nsec) / 1000000 > FRESH_MS;
 }
 
+/* Whether a Jupyter server started this kernel, and drops what is above its rates. It says so if that was for a notebook or a
+ * console; else what it wrote about itself, by its number, lies beside the connection files of its kernels. */
+static int
+is_of_a_server(const struct kernel *k)
+{
+    const char *file = k->options.connection_file, *slash = strrchr(file, '/');
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%.*sjpserver-%d.json", slash ? (int)(slash + 1 - file) : 0, file, (int)getppid());
+
+    return getenv("JPY_SESSION_NAME") || (n < (int)sizeof path && access(path, F_OK) == 0);
+}
+
 /* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
  * before the last process has been started, and the sandbox is being built while we bind. */
 static int
@@ -525,7 +546,7 @@ start(struct kernel *k, struct err *err)
         k->hold_until = now_ms() + RECONNECT_MS;
     iopub_init(&k->iopub, k->sockets.socket[IOPUB], &k->front, k->wire);
     k->iopub.pace.rate = k->options.output_rate;
-    if (!k->iopub.pace.rate && getenv("JPY_SESSION_NAME"))
+    if (!k->iopub.pace.rate && is_of_a_server(k))
         k->iopub.pace.rate = JUPYTER_SERVER_RATE;
     watch_parent(k);
     return EXIT_OK;

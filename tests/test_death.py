@@ -31,6 +31,7 @@ INTERRUPTED = {
     "await": "import asyncio; await asyncio.sleep(60)",
     "a task group": "import asyncio\nasync with asyncio.TaskGroup() as g:\n    g.create_task(asyncio.sleep(60))",
     "gather": "import asyncio; await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
+    "an event": "import asyncio; await asyncio.Event().wait()",
     "a queue": "import queue; queue.Queue().get()",
     "a socket": "import socket; a, b = socket.socketpair(); a.recv(1)",
     "a flood of text": "while True: print('x' * 100)",

@@ -157,6 +157,21 @@ def test_a_profile_is_the_one_that_was_asked_for(make_kernel, tmp_path, options,
     assert (result.value or result.ename) == value
 
 
+def test_a_profile_may_lie_where_a_variable_says(make_kernel, tmp_path):
+    """And then the one of the home directory does not count."""
+    make_profile(tmp_path / "elsewhere")
+    (tmp_path / "home/.ipython/profile_default").mkdir(parents=True)
+    (tmp_path / "home/.ipython/profile_default/ipython_config.py").write_text("c.InteractiveShellApp.exec_lines = ['third = 4']")
+    for path in [tmp_path / "home", *(tmp_path / "home").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    at = tmp_path / "elsewhere" / ".ipython"
+    kernel = make_kernel(env={"HOME": str(tmp_path / "home"), "IPYTHONDIR": str(at)})
+    assert kernel.run("first, third, get_ipython().config.InlineBackend.figure_formats").value == "('of startup', 3, {'svg'})"
+    kernel.run("import os; at = get_ipython().profile_dir.location")
+    assert kernel.run("open(at + '/startup/10-first.py', 'a')").ename == "OSError"
+    assert kernel.run(f"os.path.exists(at + '/history.sqlite') or os.path.exists({str(at)!r} + '/profile_default/db')").value == "False"
+
+
 @pytest.mark.parametrize("name, text", [("ipython_config.py", "1 / 0"), ("ipython_config.py", "raise SystemExit(3)"),
                                         ("startup/1.py", "raise SystemExit(3)"), ("startup/1.py", "x ="),
                                         ("startup/1.py", "raise KeyboardInterrupt")], ids=ascii)
