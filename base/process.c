@@ -4,9 +4,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 static_assert(O_RDONLY == 0 && O_WRONLY == 1, "as process.h has it");
 
@@ -63,4 +65,25 @@ process_spawn(char *const argv[], char *const environment[], const struct proces
         return err_errno(err, "start '%s'", argv[0]);
     *ret = pid;
     return 0;
+}
+
+int
+process_hear(int fd, int64_t ms, size_t max, struct buf *ret)
+{
+    int64_t end = now_ms() + ms;
+
+    for (;;) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int64_t left = end - now_ms();
+        ssize_t n;
+
+        if (left <= 0 || ret->len > max || buf_reserve(ret, 4096) < 0)
+            return -1;
+        if (poll(&p, 1, (int)left) <= 0)
+            continue;
+        n = read(fd, ret->data + ret->len, 4096);
+        if (n <= 0)
+            return (int)n;
+        ret->len += (size_t)n;
+    }
 }

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "base/base.h"
 #include "base/err.h"
 
 /* SIGINT, SIGTERM and SIGHUP are to be read from the descriptor (not blocking) and come in no other
@@ -31,3 +32,7 @@ enum process_session { PROCESS_OURS, PROCESS_OF_ITS_OWN }; /* setsid(2): signals
  * is not listed and has no FD_CLOEXEC it inherits. On failure *ret is untouched; errno as well as err. */
 int process_spawn(char *const argv[], char *const environment[], const struct process_fd *fds,
                   enum process_session session, pid_t *ret, struct err *err);
+
+/* Appends what is written at the other end of `fd`, until its end. -1: it is not over after `ms` milliseconds,
+ * or longer than `max` bytes. */
+int process_hear(int fd, int64_t ms, size_t max, struct buf *ret);

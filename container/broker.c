@@ -7,6 +7,7 @@
  * both see, and descriptors are passed over that.
  *
  *     husk-docker INIT NETWORK PORTS SCOPE    as husk-sandbox
+ *     husk-docker check                  says whether there is an engine: ok or note, what was found, what repairs it
  *     husk-docker sweep                  removes what brokers that were killed left; prints their ids
  */
 #include <errno.h>
@@ -211,6 +212,27 @@ sweep_by_hand(void)
     return r < 0;
 }
 
+/* Three lines; the last may be empty. */
+static int
+check_by_hand(void)
+{
+    struct engine engine = ENGINE_EMPTY;
+    struct err err = {0};
+    json_auto_t *version = NULL;
+    const char *api, *own;
+
+    if (engine_open(&engine, &err) == 0)
+        version = engine_call(&engine, "GET", "/version", NULL, &err);
+    api = json_string_value(json_object_get(version, "ApiVersion"));
+    own = json_string_value(json_object_get(version, "Version"));
+    if (!version)
+        printf("note\n%s\nfor --backend docker only: %s\n", err.text, advice(NULL, "engine", err.code));
+    else
+        printf("ok\n'%s', version %s, API %s\n\n", engine.socket, own ? own : "unknown", api ? api : "unknown");
+    engine_close(&engine);
+    return 0;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -222,6 +244,8 @@ main(int argc, char **argv)
 
     if (argc == 2 && strcmp(argv[1], "sweep") == 0)
         return sweep_by_hand();
+    if (argc == 2 && strcmp(argv[1], "check") == 0)
+        return check_by_hand();
     if (argc != 5 || relay_begin(&kind, &b) < 0) {
         fprintf(stderr, "husk-docker is started by husk and not by hand\n");
         return 100;

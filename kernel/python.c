@@ -67,28 +67,6 @@ start_probe(const char *python, const char *probe, int out, int errors, pid_t *r
     return process_spawn(argv, environ, fds, PROCESS_OURS, ret, err);
 }
 
-/* Reads until the end, or until time or patience is over. */
-static int
-read_answer(int fd, struct buf *ret)
-{
-    int64_t end = now_ms() + PROBE_MS;
-
-    for (;;) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        int64_t left = end - now_ms();
-        ssize_t n;
-
-        if (left <= 0 || ret->len > PROBE_BYTES || buf_reserve(ret, 4096) < 0)
-            return -1;
-        if (poll(&p, 1, (int)left) <= 0)
-            continue;
-        n = read(fd, ret->data + ret->len, 4096);
-        if (n <= 0)
-            return (int)n;
-        ret->len += (size_t)n;
-    }
-}
-
 /* The last line that a failing Python printed usually says why. */
 static const char *
 last_line(struct buf *text)
@@ -159,7 +137,7 @@ python_find(const char *wanted, const char *probe, struct python *ret, struct er
         return -1;
     }
     close(out[1]);
-    r = read_answer(out[0], &answer);
+    r = process_hear(out[0], PROBE_MS, PROBE_BYTES, &answer);
     close(out[0]);
     if (r < 0)
         kill(pid, SIGKILL);

@@ -441,6 +441,11 @@ def test_options_that_make_no_sense(options, said):
     assert said in refusal(*options)
 
 
+def test_doctor_finds_the_engine(engine):
+    check = {c["name"]: c for c in json.loads(husk("doctor", "-o", "json").stdout)["checks"]}["container-engine"]
+    assert check["status"] == "ok" and f"'{engine.socket}', version " in check["found"] and "API 1." in check["found"]
+
+
 # --- the network; ./check-docker runs all of test_network.py
 
 
