@@ -19,15 +19,14 @@
     X(namespaces, FULL, "a child with its own users, mounts, processes, network, IPC, names")  \
     X(child, ALONE | BARE, "a child; it and the broker take in whoever loses its parent")             \
     X(maps, FULL, "the one user inside, and who that is outside")                              \
-    X(groups, EACH, "the cgroups: from here on its memory and processes are counted")          \
     X(gate, EACH, "the child learns that it may go on")
 
-/* What the child does, in order, once its user namespace has its maps and its limits count. */
+/* What the child does, in order, once its user namespace has its maps. Meanwhile the broker puts it into its groups,
+ * which may have to wait for every processor of the machine. */
 #define BUILD_STEPS(X)                                                                         \
     X(session, EACH, "own session, no keys of the host")                                       \
     X(identity, FULL, "the user of the sandbox, no groups of the host; dies with the broker")  \
     X(user, ALONE, "never uid 0: with root, a user that nobody else is")                       \
-    X(cgroup_namespace, FULL, "own view of cgroups")                                           \
     X(network, FULL, "own network: lo, and the sockets of what is allowed, nothing else")      \
     X(hostname, FULL, "own host name")                                                         \
     X(trees, FULL, "take what shall be visible, read-only unless said")                        \
@@ -38,6 +37,8 @@
     X(dev, FULL, "own /dev: six devices, own terminals")                                       \
     X(pivot, FULL, "the old root is gone")                                                     \
     X(seal, FULL, "the root is read-only, if it is no image's")                                \
+    X(groups, EACH, "the cgroups: from here on its memory and processes are counted")          \
+    X(cgroup_namespace, FULL, "own view of cgroups")                                           \
     X(limits, EACH, "resource limits, counted in the user namespace if there is one")          \
     X(no_new_privs, WALLS, "no program can give privileges back")                               \
     X(capabilities, FULL, "none, and none to be had; in an image with many users those of packages") \
