@@ -17,6 +17,7 @@
 #pragma once
 
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 
 #include "base/base.h"
@@ -128,6 +129,10 @@ struct shim_word {
     int32_t kind;  /* shim_says; SHIM_SIGNAL goes down */
     int32_t value; /* pid, errno, wait status, signal */
 };
+/* By the agent: a file past the limit of the disk is an error, and no end; and a shim says itself what became of
+ * its command. A command has them as any process has. */
+static const int shim_ignored[] = {SIGPIPE, SIGXFSZ, SIGCHLD};
+
 struct shim {
     char *const *argv, *const *environment;
     const char *directory;

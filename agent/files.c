@@ -103,13 +103,16 @@ open_file(const char *path, int flags, struct stat *st)
     return -1;
 }
 
+/* `size`: what the file says, and no more of it is read; 0, as files of /proc say: until its end. */
 static int
-read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
+read_range(int fd, int64_t offset, int64_t length, int64_t size, struct buf *ret)
 {
     ssize_t n = 1;
 
-    while (length > 0 && n != 0) {
+    while (length > 0 && n != 0 && !(size > 0 && offset >= size)) {
         size_t want = length > CHUNK ? CHUNK : (size_t)length;
+        if (size > offset && (int64_t)want > size - offset)
+            want = (size_t)(size - offset);
         if (buf_reserve(ret, want) < 0)
             return -1;
         n = pread(fd, ret->data + ret->len, want, offset);
@@ -150,7 +153,7 @@ read_file(const struct call *c, int as_text, int64_t standard)
     }
     /* The size of a file of /proc is 0, and it has content all the same. */
     length = length < 0 || length > AGENT_READ_MAX ? AGENT_READ_MAX : length;
-    if (read_range(fd, offset, length, &data) < 0) {
+    if (read_range(fd, offset, length, st.st_size, &data) < 0) {
         fail(c, "read", (char *)path.data);
         return;
     }

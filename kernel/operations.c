@@ -58,7 +58,7 @@ add_oom(struct kernel *k, struct request *r, struct bytes json, struct buf *c)
         c->len--;
     c->len--;
     if (buf_printf(c, "%s\"oom\":%s}", empty ? "" : ",",
-                   number == SIGKILL && usage_read(k->box.usage).oom_kills > r->oom_kills ? "true" : "false") < 0)
+                   number == SIGKILL && usage_oom_kills(k->box.usage) > r->oom_kills ? "true" : "false") < 0)
         abort();
 }
 
@@ -444,7 +444,8 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
         a->heard = now_ms();
     if (strncmp(op->name, "exec.", 5) == 0 || strcmp(op->name, "files.watch") == 0) /* have events */
         parents_add(&a->parents, r->slot, request_header(r), 1);
-    r->oom_kills = usage_read(k->box.usage).oom_kills;
+    if (strcmp(op->name, "exec.run") == 0) /* which says whether it was one of them */
+        r->oom_kills = usage_oom_kills(k->box.usage);
     queue_put(&a->open, r);
     a->count++;
     operations_start(k);
