@@ -82,7 +82,7 @@ do_calls(struct buf *in)
     if (n < 0)
         _exit(1);
     buf_consume(in, used);
-    if (in->len == 0 && in->size > 1 << 20)
+    if (in->len == 0 && in->size > KEEP_MAX)
         buf_release(in);
     return n > 0 && in->len > 0;
 }
