@@ -97,7 +97,7 @@ move(struct bytes *b, const uint8_t *from, const uint8_t *to)
 }
 
 /* Copies what is borrowed. */
-static int
+static void
 keep(struct message *m)
 {
     const uint8_t *from = m->msg.part[WIRE_HEADER].data;
@@ -111,7 +111,6 @@ keep(struct message *m)
         move(&m->buffer[i], from, m->kept.data);
     move(&m->msg.msg_id, from, m->kept.data);
     move(&m->msg.msg_type, from, m->kept.data);
-    return 0;
 }
 
 /* Waits for the kernel, or for `fd`: 1, as one is ready. 0: `end` has come. -1: err is set. */
@@ -213,6 +212,17 @@ take_error(struct bytes content, struct err *err)
 }
 
 int
+message_result(const struct message *m, struct bytes *ret, struct err *err)
+{
+    struct bytes status;
+
+    return json_get(message_content(m), "status", &status) == J_STRING && json_string_is(status, "ok") &&
+                   json_get(message_content(m), "result", ret) == J_OBJECT
+               ? 0
+               : take_error(message_content(m), err);
+}
+
+int
 client_call(struct client *c, const char *method, struct bytes params, struct bytes buffer, int64_t end,
             struct message *m, struct bytes *ret, struct err *err)
 {
@@ -226,16 +236,12 @@ client_call(struct client *c, const char *method, struct bytes params, struct by
                     buffer.data ? 1 : 0, id, err) < 0)
         return -1;
     while ((r = client_next(c, 1u << CONTROL, -1, end, m, err)) == 1) {
-        struct bytes status;
-        if (!message_is_for(m, id)) {
-            message_release(m);
+        if (!message_is_for(m, id))
             continue;
-        }
-        if (json_get(message_content(m), "status", &status) == J_STRING && json_string_is(status, "ok") &&
-            keep(m) == 0 && json_get(message_content(m), "result", ret) == J_OBJECT)
-            return 0;
-        r = take_error(message_content(m), err);
-        message_release(m);
+        keep(m);
+        r = message_result(m, ret, err);
+        if (r < 0)
+            message_release(m);
         return r;
     }
     return r < 0 ? -1 : err_set(err, ETIMEDOUT, "the kernel does not answer");

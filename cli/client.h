@@ -49,6 +49,9 @@ int message_is_for(const struct message *m, const char *id);
 struct bytes message_content(const struct message *m);
 struct bytes message_buffer(const struct message *m, size_t i); /* empty if there is none */
 
+/* The result of an operation in its answer, borrowed; -1: it failed, err->code as below. */
+int message_result(const struct message *m, struct bytes *ret, struct err *err);
+
 /* One operation: its result in *ret (a JSON object, borrowed from *m, which is kept and which the caller
  * releases). `buffer` may be empty. -1: it failed, or no answer came before `end`. err->code is then that of
  * op_errors.def, or another errno. */

@@ -6,11 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #define READ_SIZE (256u << 10)
-#define KEEP_SIZE (2u << 20) /* a larger buffer is let go of when it is empty; pieces of files are half of it */
-#define FEW 12               /* parts that are sent from where they are */
+#define KEEP_SIZE (4u << 20) /* a larger buffer is let go of when it is empty; pieces of files are half of it */
+#define FEW 12               /* parts of most messages */
 
 static const struct frame_rule rules[FRAME_LIMIT] = {
 #define SERVER FRONT_BY_SERVER
@@ -81,30 +80,6 @@ front_linger(struct front *f, int ms)
     }
 }
 
-/* Of a frame of few parts, what the socket takes now. */
-static size_t
-send_now(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
-{
-    uint8_t head[FRAME_HEAD], part_head[FEW][FRAME_PART_HEAD];
-    struct iovec iov[1 + 2 * FEW] = {{head, FRAME_HEAD}};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 1};
-    ssize_t sent;
-
-    frame_put_head(head, &frame);
-    for (size_t i = 0; i < n; i++) {
-        put32(part_head[i], (uint32_t)parts[i].len);
-        iov[msg.msg_iovlen++] = (struct iovec){part_head[i], FRAME_PART_HEAD};
-        if (parts[i].len)
-            iov[msg.msg_iovlen++] = (struct iovec){(void *)parts[i].data, parts[i].len};
-    }
-    do
-        sent = sendmsg(f->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
-    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
-        f->ended = 1;
-    return sent > 0 ? (size_t)sent : 0;
-}
-
 void
 front_send(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
 {
@@ -114,9 +89,11 @@ front_send(struct front *f, struct frame frame, const struct bytes *parts, size_
         return;
     if (payload > FRONT_MESSAGE)
         abort(); /* all that we send came through walls that are lower */
-    frame.length = (uint32_t)payload;
-    if (!front_waiting(f) && n <= FEW)
-        sent = send_now(f, frame, parts, n);
+    if (!front_waiting(f)) {
+        ssize_t r = frame_send(f->socket, frame, parts, n);
+        f->ended |= r < 0;
+        sent = r > 0 ? (size_t)r : 0;
+    }
     if (f->ended || sent == FRAME_HEAD + payload)
         return;
     if (f->out_used) {
