@@ -270,12 +270,13 @@ import inspect, stack_data.core, stack_data.utils, subprocess
 from IPython.utils.PyColorize import theme_table
 from pygments.formatters.terminal256 import Terminal256Formatter
 from pygments.formatters import HtmlFormatter
-style = stack_data.style_with_executing_node(theme_table["linux"].as_pygments_style(), "bg:#00aa00")
+styles = [stack_data.style_with_executing_node(theme_table[name].as_pygments_style(), colour)
+          for name in ("linux", "lightbg", "linux") for colour in ("bg:#00aa00", "bg:#aa0000")]
 ours, theirs = stack_data.core._pygmented_with_ranges, stack_data.utils._pygmented_with_ranges
 assert ours is not theirs
 for code in (inspect.getsource(subprocess.run), "x = 'é'  # y\\n\\n", "not = python", ""):
     for ranges in ([], [(0, 5)], [(20, 200)]):
-        for formatter in (Terminal256Formatter(style=style), HtmlFormatter(nowrap=True)):
+        for formatter in [HtmlFormatter(nowrap=True), *(Terminal256Formatter(style=style) for style in styles)]:
             assert ours(formatter, code, ranges) == theirs(formatter, code, ranges)
 """)
     assert result.status == "ok", result.evalue
