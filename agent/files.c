@@ -493,6 +493,7 @@ struct listing {
     struct buf json;
     int64_t left, depth;
     int recursive;
+    int follow;    /* links are told as what they lead to */
     int full;      /* no more entries */
     int truncated; /* something is left out */
 };
@@ -502,11 +503,14 @@ static int list_directory(struct listing *l, int dir, const char *path, int dept
 static void
 list_entry(struct listing *l, int dir, const char *name, const char *path, int depth)
 {
-    struct stat st;
-    int below;
+    struct stat st, target;
+    int below, is_link;
 
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return; /* gone meanwhile */
+    is_link = S_ISLNK(st.st_mode);
+    if (l->follow && is_link && fstatat(dir, name, &target, 0) == 0)
+        st = target;
     if (l->left-- <= 0 || l->json.len > LISTING_MAX) {
         l->full = l->truncated = 1;
         return;
@@ -516,7 +520,7 @@ list_entry(struct listing *l, int dir, const char *name, const char *path, int d
     add_open(&l->json);
     add_entry(&l->json, dir, name, path, &st);
     add_close(&l->json);
-    if (!l->recursive || !S_ISDIR(st.st_mode))
+    if (!l->recursive || is_link || !S_ISDIR(st.st_mode))
         return;
     below = depth + 1 < l->depth ? openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
     if (below < 0 || list_directory(l, below, path, depth + 1) < 0)
@@ -552,8 +556,8 @@ void
 files_list(const struct call *c)
 {
     scoped(buf_release) struct buf path = {0};
-    struct listing l = {.recursive = call_bool(c, "recursive", 0), .left = call_int(c, "limit", 10000),
-                        .depth = call_int(c, "depth", 64)};
+    struct listing l = {.recursive = call_bool(c, "recursive", 0), .follow = call_bool(c, "follow", 0),
+                        .left = call_int(c, "limit", 10000), .depth = call_int(c, "depth", 64)};
     int dir;
 
     if (take_path(c, "path", &path) < 0)

@@ -529,7 +529,7 @@ cp_command(int argc, char **argv)
     }
     if (strcmp(from_path ? argv[1] : argv[0], "-") == 0)
         return from_path ? copy_tar(argv[0], from_path, 0) : copy_tar(argv[1], to_path, 1);
-    if (open_sandbox(from_path ? argv[0] : argv[1], 0, &c.client, NULL) < 0)
+    if (open_sandbox(from_path ? argv[0] : argv[1], &c.client) < 0)
         return CLI_FAILURE;
     r = from_path ? copy_out(&c, from_path, argv[1], &err) : copy_in(&c, argv[0], to_path, &err);
     show(&c, 1);

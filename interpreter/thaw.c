@@ -85,19 +85,28 @@ static union {
     char bytes[FROZEN_TABLES];
 } file;
 
+static long
+read_to(int fd, long got, long end)
+{
+    long n;
+
+    while (got < end && (n = call(__NR_pread64, fd, (long)file.bytes + got, end - got, got, 0, 0)) > 0)
+        got += n;
+    return got;
+}
+
+/* No more than there is: each page of the room for it costs as much as one of the interpreter. */
 static void
 read_tables(int fd)
 {
     const struct frozen_head *h = &file.head;
-    long got = 0, n;
+    uint64_t end;
 
-    while (got < (long)sizeof file &&
-           (n = call(__NR_pread64, fd, (long)file.bytes + got, (long)sizeof file - got, got, 0, 0)) > 0)
-        got += n;
-    if (got < (long)sizeof *h || h->magic != FROZEN_MAGIC || h->regions > FROZEN_REGIONS ||
-        h->patches > FROZEN_PATCHES || h->names > FROZEN_TABLES ||
-        sizeof *h + h->regions * sizeof(struct frozen_region) + h->patches * sizeof(uint64_t) + h->names >
-            (uint64_t)got)
+    if (read_to(fd, 0, sizeof *h) < (long)sizeof *h || h->magic != FROZEN_MAGIC || h->regions > FROZEN_REGIONS ||
+        h->patches > FROZEN_PATCHES || h->names > FROZEN_TABLES)
+        give_up("husk-thaw: the frozen interpreter is damaged\n");
+    end = sizeof *h + h->regions * sizeof(struct frozen_region) + h->patches * sizeof(uint64_t) + h->names;
+    if (end > sizeof file || read_to(fd, sizeof *h, (long)end) < (long)end)
         give_up("husk-thaw: the frozen interpreter is damaged\n");
 }
 

@@ -9,20 +9,17 @@
 #include <sys/uio.h>
 
 #define READ_SIZE (256u << 10)
-#define KEEP_SIZE (1u << 20) /* a larger buffer is let go of when it is empty */
+#define KEEP_SIZE (2u << 20) /* a larger buffer is let go of when it is empty; pieces of files are half of it */
 #define FEW 12               /* parts that are sent from where they are */
 
 static const struct frame_rule rules[FRAME_LIMIT] = {
 #define SERVER FRONT_BY_SERVER
 #define KERNEL FRONT_BY_KERNEL
+#define CALLER FRONT_BY_CALLER
+#define KNOWN FRONT_KNOWN
+#define STRANGER FRONT_STRANGER
 #define ANY FRAME_ANY_PARTS
-#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = 1},
+#define FRAME(name, no, sender, max, min, many, when, meaning) FRAME_RULE(name, no, sender, max, min, many, when, 0)
 #include "kernel/front.def"
 #undef FRAME
 };
@@ -30,7 +27,7 @@ static const struct frame_rule rules[FRAME_LIMIT] = {
 void
 front_open(struct front *f, int fd, enum front_sender hears)
 {
-    *f = (struct front){.socket = fd, .hears = hears};
+    *f = (struct front){.socket = fd, .hears = hears, .phase = FRONT_KNOWN};
 }
 
 void
@@ -138,7 +135,7 @@ void
 front_message(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4],
               const struct bytes *buffers, size_t n)
 {
-    struct frame frame = {.number = f->hears == FRONT_BY_SERVER ? FRONT_MESSAGE_TO : FRONT_REQUEST,
+    struct frame frame = {.number = f->hears == FRONT_BY_KERNEL ? FRONT_REQUEST : FRONT_MESSAGE_TO,
                           .slot = client, .value = channel};
     struct bytes few[FEW], *all = few;
 
@@ -167,7 +164,7 @@ make_room(struct front *f, struct err *err)
     if (f->in.len == 0 && f->in.size > KEEP_SIZE)
         buf_release(&f->in);
     have = f->in.len;
-    r = frame_head(f->in.data, have, rules, f->hears, 1, &head, err);
+    r = frame_head(f->in.data, have, rules, f->hears, f->phase, &head, err);
     if (r < 0)
         return -1;
     if (r > 0 && FRAME_HEAD + (size_t)head.length > have + want)
@@ -179,7 +176,7 @@ int
 front_next(struct front *f, struct frame *ret, struct err *err)
 {
     for (;;) {
-        ssize_t n = f->in.len ? frame_parse(f->in.data + f->in_used, f->in.len - f->in_used, rules, f->hears, 1,
+        ssize_t n = f->in.len ? frame_parse(f->in.data + f->in_used, f->in.len - f->in_used, rules, f->hears, f->phase,
                                             ret, err)
                               : 0;
         if (n != 0) {

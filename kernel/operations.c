@@ -225,6 +225,7 @@ tell_info(struct kernel *k, struct request *r, struct bytes params)
     add_string(&b, "start_reason", *k->warm.why ? k->warm.why : NULL);
     add_string(&b, "state", k->interp.state == INTERP_READY && shells_busy(k) ? "busy" : states[k->interp.state]);
     add_string(&b, "limits", k->sandbox_text);
+    add_string(&b, "memory_limit", k->limits);
     add_string(&b, "created_at", k->created);
     add_tags(k, &b);
     if (buf_text(&b, "}") < 0)
@@ -458,10 +459,9 @@ why_not_here(const struct kernel *k, const struct operation *op)
     if (strcmp(kernel_containment(k), "full") == 0)
         return NULL;
     if (strncmp(op->name, "exec.", 5) == 0 || strncmp(op->name, "proc.", 5) == 0)
-        return "containment landlock runs commands in cells only: what they start beside could not be "
-               "ended";
+        return "without namespaces commands run in cells only: what they start beside could not be ended";
     if (strncmp(op->name, "ports.", 6) == 0)
-        return "containment landlock has no ports: its network would be the host's";
+        return "without namespaces there are no ports: the network would be the host's";
     return NULL;
 }
 

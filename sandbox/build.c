@@ -72,7 +72,7 @@ step_session(struct build *b, struct err *err)
      * inherit either. A filter around husk that says EPERM, as a container's does, says so inside
      * as well. */
     if (syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) < 0 && errno != ENOSYS &&
-        !(errno == EPERM && b->policy->level == LEVEL_LANDLOCK))
+        !(errno == EPERM && b->policy->level != LEVEL_FULL))
         return err_errno(err, "join a new session keyring");
     return 0;
 }
@@ -115,7 +115,7 @@ step_cgroup_namespace(struct build *b, struct err *err)
 static int
 step_network(struct build *b, struct err *err)
 {
-    return loopback_make(b->policy, b->sockets, err);
+    return loopback_make(&b->policy->rules, b->sockets, err);
 }
 
 static int
@@ -267,16 +267,17 @@ step_no_capabilities(struct build *b, struct err *err)
 static int
 step_init(struct build *b, struct err *err)
 {
+    static const char *const levels[] = LEVEL_NAMES;
     char *const full[] = {(char *)"husk-init", NULL};
-    char counted[24], *const alone[] = {(char *)"husk-init", (char *)"landlock", counted, NULL};
-    char *const *argv = b->policy->level == LEVEL_LANDLOCK ? alone : full;
+    char counted[24], *const alone[] = {(char *)"husk-init", (char *)levels[b->policy->level], counted, NULL};
+    char *const *argv = b->policy->level == LEVEL_FULL ? full : alone;
     char *const environment[] = {NULL};
 
     int held[] = {fcntl(b->socket, F_DUPFD_CLOEXEC, 64), fcntl(b->report, F_DUPFD_CLOEXEC, 64),
                   fcntl(b->program, F_DUPFD_CLOEXEC, 64)};
 
     snprintf(counted, sizeof counted, "%llu",
-             b->limits->kind == LIMITS_PROCESS ? (unsigned long long)b->policy->pids : 0);
+             b->limits->kind == LIMITS_SAMPLED ? (unsigned long long)b->policy->pids : 0);
     /* Out of the way of the numbers that they become, then down. Report and program close
      * themselves by exec; everything else but the socket goes now. */
     if (dup2(held[0], SANDBOX_FD) < 0 || dup3(held[1], SANDBOX_FD + 1, O_CLOEXEC) < 0 ||
@@ -435,7 +436,7 @@ build_choose_user(struct policy *p, struct err *err)
 
     p->uid = geteuid();
     p->gid = getegid();
-    if (!policy_has_user(p) || p->uid != 0)
+    if (!policy_has_user(p) || p->uid != 0 || p->level == LEVEL_NONE)
         return 0;
     if (check_capabilities(err) < 0 || pick_id("/proc/self/uid_map", wanted, &p->uid, err) < 0 ||
         pick_id("/proc/self/gid_map", wanted, &p->gid, err) < 0)
@@ -536,7 +537,7 @@ prepare_alone(struct build_failure *failure)
 static int
 prepare(struct build *b, struct build_failure *failure)
 {
-    if (b->policy->level == LEVEL_LANDLOCK)
+    if (b->policy->level != LEVEL_FULL)
         return prepare_alone(failure);
     if (view_make(b->policy, &b->view, &failure->err) < 0)
         return fail(failure, "prepare");
@@ -552,7 +553,7 @@ prepare(struct build *b, struct build_failure *failure)
 static int
 choose_ids(struct build *b, struct build_failure *failure)
 {
-    if (b->policy->level == LEVEL_LANDLOCK) { /* build_choose_user() has */
+    if (b->policy->level != LEVEL_FULL) { /* build_choose_user() has */
         b->uid = b->policy->uid;
         b->gid = b->policy->gid;
         return 0;
@@ -622,7 +623,7 @@ build_sandbox(const struct policy *policy, struct limits *limits, int program,
     int sockets[2] = {-1, -1};
 
     memset(failure, 0, sizeof *failure);
-    s.alone = policy->level == LEVEL_LANDLOCK;
+    s.alone = policy->level != LEVEL_FULL;
     if (share_times(&b, failure) < 0)
         return -1;
     if (choose_ids(&b, failure) < 0 || prepare(&b, failure) < 0)

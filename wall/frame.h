@@ -48,6 +48,16 @@ struct frame_rule {
     uint8_t fds;        /* descriptors that travel with it (sandbox.def only) */
 };
 
+/* A row of a table, from its row in a .def. */
+#define FRAME_RULE(name_, no, sender_, max_, min, many, when_, fds_)                             \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = when_,                                                                     \
+            .fds = fds_},
+
 /* Checks the head at the start of buf against the table: number, the field that is zero,
  * sender, phase, length, in this order and before a payload is looked at or room is made for it.
  * Returns 0 if buf is shorter than a head, 1 with *ret filled (its payload pointer is NULL),

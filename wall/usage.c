@@ -19,7 +19,7 @@ void
 usage_reset_peak(const int fds[static USAGE_FILES])
 {
     if (fds[USAGE_PEAK] >= 0)
-        (void)!pwrite(fds[USAGE_PEAK], "0", 1, 0); /* where it cannot be, it stays */
+        (void)!pwrite(fds[USAGE_PEAK], "0\n", 2, 0); /* where it cannot be, it stays */
 }
 
 struct usage

@@ -341,6 +341,7 @@ class Kernel(facade.Facade):
         before = [set(names) for names in kept]
         coroutine = self.begin_cell(code, *self.transform(code), {"store_history": False, "silent": True})
         self.guarded(lambda: _step(coroutine, lambda done: self.settle(done, True)))
+        self.shell.rehearse_value()
         for names, known in zip(kept, before):
             for name in set(names) - known:
                 del names[name]

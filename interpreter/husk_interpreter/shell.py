@@ -135,6 +135,11 @@ class ZMQShellDisplayHook(parents.Parented, parents.Hooked, DisplayHook):
         self.shell.kernel.current().end_steps()
         self._content = {}
 
+    def rehearse(self, code):
+        ends = getattr(self, "semicolon_at_end_of_expression", None)  # IPython before 8 looks at the text
+        if ends is not None:
+            ends(code)
+
     def write_output_prompt(self):
         self._content["execution_count"] = self.prompt_count
 
@@ -321,6 +326,17 @@ class ZMQInteractiveShell(parents.Parented, InteractiveShell):
                     with open(path, "rb") as f:
                         content = f.read()
                 self.made.append((path, os.stat(path).st_mode & 0o777, content))
+
+    def rehearse_value(self):
+        """What IPython makes for the first cell and keeps for all others: the formatters, the log, the tokenizer's pattern."""
+        self.display_formatter.format(2)
+        self.displayhook.rehearse("1 + 1")
+        self.logger  # noqa: B018
+
+    def formatters(self):
+        """Each is configured when it is made, and not again."""
+        display = self.display_formatter
+        return [*display.formatters.values(), display.ipython_display_formatter, display.mimebundle_formatter]
 
     def init_hooks(self):
         super().init_hooks()
