@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """husk beside its peers: one client, one machine, one run.
 
-    bench.py [--only starts|kernels|sandbox|operations|network|serve] HUSK SANDBOX [NAME=PYTHON ...]
+    bench.py [--only starts|kernels|interrupts|sandbox|operations|network|serve] HUSK SANDBOX [NAME=PYTHON ...]
 
 HUSK is the program, SANDBOX the one that bench/sandbox.c makes; each peer is a Python that has the
 package of that kernel: ipykernel=... or xpython=... A peer that is not there is said so and left out.
@@ -28,6 +28,7 @@ try:
     import IPython  # noqa: F401  husk's cells need it
     import psutil
     import zmq
+    from interrupts import interrupts
     from jupyter_client.connect import write_connection_file
     from jupyter_client.session import Session
     from operations import operations
@@ -406,10 +407,13 @@ def main():
           f" load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         directory = pathlib.Path(name)
-        if only in (None, "kernels", "starts"):
+        if only in (None, "kernels", "starts", "interrupts"):
             peers = find_peers(peers)
         if only in (None, "starts"):
             starts(husk, peer_commands(peers), directory, Kernel)
+        if only in (None, "interrupts"):
+            mine = [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]
+            interrupts({"husk": mine, **peer_commands(peers)}, directory, Kernel)
         if only in (None, "kernels"):
             kernels(husk, peers, directory)
         if only in (None, "sandbox"):
