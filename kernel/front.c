@@ -53,7 +53,7 @@ front_flush(struct front *f)
         if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
             return;
         if (n < 0) { /* gone: nobody hears it */
-            f->ended = 1;
+            f->deaf = 1;
             f->out_used = f->out.len;
             break;
         }
@@ -71,7 +71,7 @@ front_linger(struct front *f, int ms)
 {
     int64_t end = now_ms() + ms, left;
 
-    while (f->socket >= 0 && !f->ended && front_waiting(f) && (left = end - now_ms()) > 0) {
+    while (f->socket >= 0 && !f->deaf && front_waiting(f) && (left = end - now_ms()) > 0) {
         struct pollfd p = {.fd = f->socket, .events = POLLOUT};
         if (poll(&p, 1, (int)left) > 0)
             front_flush(f);
@@ -98,7 +98,7 @@ send_now(struct front *f, struct frame frame, const struct bytes *parts, size_t 
         sent = sendmsg(f->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
-        f->ended = 1;
+        f->deaf = 1;
     return sent > 0 ? (size_t)sent : 0;
 }
 
@@ -107,14 +107,14 @@ front_send(struct front *f, struct frame frame, const struct bytes *parts, size_
 {
     size_t payload = frame_payload(parts, n), sent = 0, before;
 
-    if (f->socket < 0 || f->ended)
+    if (f->socket < 0 || f->ended || f->deaf)
         return;
     if (payload > FRONT_MESSAGE)
         abort(); /* all that we send came through walls that are lower */
     frame.length = (uint32_t)payload;
     if (!front_waiting(f) && n <= FEW)
         sent = send_now(f, frame, parts, n);
-    if (f->ended || sent == FRAME_HEAD + payload)
+    if (f->deaf || sent == FRAME_HEAD + payload)
         return;
     if (f->out_used) {
         buf_consume(&f->out, f->out_used);
