@@ -13,6 +13,7 @@
 #include "agent/agent.h"
 
 #define MS_MAX (INT64_C(1) << 50)
+#define OUT_KEPT (4u << 20) /* bytes of a buffer that is used again: pages that are fetched anew cost more than a copy */
 
 static struct buf out; /* frames that the socket did not take yet */
 static size_t out_used;
@@ -180,7 +181,7 @@ out_flush(void)
     if (is_aside)
         return;
     out.len = out_used = 0;
-    if (out.size > 1 << 20)
+    if (out.size > OUT_KEPT)
         buf_release(&out);
 }
 

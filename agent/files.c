@@ -15,6 +15,7 @@
 
 #define NO_REPLACE 1u /* RENAME_NOREPLACE, which musl does not have */
 #define CHUNK (1u << 20)
+#define KEPT (2u << 20) /* bytes of a buffer that is used again */
 #define UPLOADS 64
 #define UPLOAD_MS 30000 /* without another piece: it is dropped */
 #define DEPTH_MAX 512      /* directories inside each other: each holds a descriptor */
@@ -127,7 +128,8 @@ read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
 static void
 read_file(const struct call *c, int as_text, int64_t standard)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0}, json = {0};
+    static struct buf data; /* kept: to fetch its pages anew for each piece costs more than to read the file */
+    scoped(buf_release) struct buf path = {0}, json = {0};
     scoped(fd_close) int fd = -1;
     int64_t offset = call_int(c, "offset", 0), length = call_int(c, "length", standard);
     struct bytes buffer;
@@ -150,6 +152,7 @@ read_file(const struct call *c, int as_text, int64_t standard)
     }
     /* The size of a file of /proc is 0, and it has content all the same. */
     length = length < 0 || length > AGENT_READ_MAX ? AGENT_READ_MAX : length;
+    data.len = 0;
     if (read_range(fd, offset, length, &data) < 0) {
         fail(c, "read", (char *)path.data);
         return;
@@ -166,6 +169,8 @@ read_file(const struct call *c, int as_text, int64_t standard)
                                (st.st_size > 0 && offset + (int64_t)data.len >= st.st_size));
     add_close(&json);
     answer(c->slot, &json, &buffer, as_text ? 0 : 1);
+    if (data.size > KEPT)
+        buf_release(&data);
 }
 
 void

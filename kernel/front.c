@@ -116,7 +116,7 @@ front_send(struct front *f, struct frame frame, const struct bytes *parts, size_
         sent = send_now(f, frame, parts, n);
     if (f->deaf || sent == FRAME_HEAD + payload)
         return;
-    if (f->out_used) {
+    if (f->out_used && f->out_used >= f->out.len / 2) { /* not each time: what waits would be moved again and again */
         buf_consume(&f->out, f->out_used);
         f->out_used = 0;
     }
