@@ -55,7 +55,7 @@ front_flush(struct front *f)
         if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
             return;
         if (n < 0) { /* gone: nobody hears it */
-            f->ended = 1;
+            f->deaf = 1;
             f->out_used = f->out.len;
             break;
         }
@@ -73,7 +73,7 @@ front_linger(struct front *f, int ms)
 {
     int64_t end = now_ms() + ms, left;
 
-    while (f->socket >= 0 && !f->ended && front_waiting(f) && (left = end - now_ms()) > 0) {
+    while (f->socket >= 0 && !f->deaf && front_waiting(f) && (left = end - now_ms()) > 0) {
         struct pollfd p = {.fd = f->socket, .events = POLLOUT};
         if (poll(&p, 1, (int)left) > 0)
             front_flush(f);
@@ -85,18 +85,18 @@ front_send(struct front *f, struct frame frame, const struct bytes *parts, size_
 {
     size_t payload = frame_payload(parts, n), sent = 0, before;
 
-    if (f->socket < 0 || f->ended)
+    if (f->socket < 0 || f->ended || f->deaf)
         return;
     if (payload > FRONT_MESSAGE)
         abort(); /* all that we send came through walls that are lower */
     if (!front_waiting(f)) {
         ssize_t r = frame_send(f->socket, frame, parts, n);
-        f->ended |= r < 0;
+        f->deaf |= r < 0;
         sent = r > 0 ? (size_t)r : 0;
     }
-    if (f->ended || sent == FRAME_HEAD + payload)
+    if (f->deaf || sent == FRAME_HEAD + payload)
         return;
-    if (f->out_used) {
+    if (f->out_used && f->out_used >= f->out.len / 2) { /* not each time: what waits would be moved again and again */
         buf_consume(&f->out, f->out_used);
         f->out_used = 0;
     }

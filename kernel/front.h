@@ -30,7 +30,8 @@ struct front {
     enum front_phase phase;
     struct buf in, out;
     size_t in_used, out_used;
-    int ended;               /* the other side is gone */
+    int ended;               /* the other side is gone, and all that it said has been read */
+    int deaf;                /* it takes no more; what it said before may still be there */
     int paused;              /* kernel: between PAUSE and RESUME */
 };
 #define FRONT_NONE ((struct front){.socket = -1})

@@ -84,16 +84,12 @@ get_kernel(struct server *s, struct exchange *x)
 static void
 say_started(struct exchange *x, struct served *k)
 {
-    struct MHD_Response *r;
     struct buf b = {0};
     char location[80];
 
     served_model(k, &b);
-    r = MHD_create_response_from_buffer(b.len, b.data, MHD_RESPMEM_MUST_FREE);
     snprintf(location, sizeof location, "/api/kernels/%s", k->id);
-    response_header(r, "Content-Type", "application/json");
-    response_header(r, "Location", location);
-    answer_response(x, 201, r);
+    answer_json_at(x, 201, &b, location);
 }
 
 void
@@ -111,7 +107,7 @@ delete_kernel(struct server *s, struct exchange *x)
     struct served *k = served_of(s, x, x->segment[0]);
 
     if (k)
-        stop_for(x, k);
+        stop_for(x, k, NULL);
 }
 
 void

@@ -310,13 +310,14 @@ static void make(struct errand *e);
 static void
 save(struct errand *e)
 {
+    scoped(str_free) char *path = errand_text(e, "path");
     struct bytes value;
 
     if (!e->x->body.len)
         make(e);
     else if (json_get(e->body, "copy_from", &value) == J_STRING)
         errand_fail(e, 400, "Cannot copy with PUT, only POST");
-    else if (is_hidden(e->path) || !*e->path)
+    else if (is_hidden(e->path) || !*e->path || (path && is_hidden(path)))
         errand_fail(e, 400, "Cannot create file or directory %s", e->path);
     else
         errand_ask_about(e, "files.stat", e->path, ",\"follow\":true", NULL, on_there, on_not_there);
@@ -334,21 +335,28 @@ join(struct errand *e, const char *directory, struct buf *name)
         abort();
 }
 
+/* How much of a name comes before its suffix, and before the "-Copy2" of one that is a copy itself. */
+static size_t
+stem_of(const char *base, const char *suffix)
+{
+    const char *at = suffix;
+
+    while (at > base && at[-1] >= '0' && at[-1] <= '9')
+        at--;
+    return (size_t)((at - base > 5 && strncmp(at - 5, "-Copy", 5) == 0 ? at - 5 : suffix) - base);
+}
+
 static void
 make_copy(struct errand *e, struct bytes entries, const char *from)
 {
     scoped(buf_release) struct buf name = {0};
-    scoped(str_free) char *path = errand_path(from), *stem = NULL;
+    scoped(str_free) char *path = errand_path(from), *stem = NULL; /* make() has looked at it */
     const char *slash, *base, *suffix;
 
-    if (!path || is_hidden(path) || !*path) {
-        errand_fail(e, 400, "Cannot copy file or directory %s", from);
-        return;
-    }
     slash = strrchr(path, '/');
     base = slash ? slash + 1 : path;
     suffix = entry_suffix(base);
-    stem = strndup(base, (size_t)(suffix - base));
+    stem = strndup(base, stem_of(base, suffix));
     if (!stem)
         abort();
     entry_free_name(entries, stem, "-Copy", suffix, &name);
@@ -409,8 +417,12 @@ say_no_directory(struct errand *e, struct bytes code)
 static void
 make(struct errand *e)
 {
+    scoped(str_free) char *from = errand_text(e, "copy_from"), *path = from ? errand_path(from) : NULL;
+
     if (is_hidden(e->path))
         errand_fail(e, 400, "Cannot create file or directory in %s", e->path);
+    else if (from && (!path || is_hidden(path) || !*path))
+        errand_fail(e, 400, "Cannot copy file or directory %s", from);
     else
         errand_ask_about(e, "files.list", e->path, ",\"limit\":1000000", NULL, on_siblings, say_no_directory);
 }

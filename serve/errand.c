@@ -188,15 +188,10 @@ add_location(const struct errand *e, const char *path, const char *more, struct 
 void
 errand_answer_at(struct errand *e, unsigned status, struct buf *json, const char *path, const char *more)
 {
-    struct MHD_Response *r = MHD_create_response_from_buffer(json->len, json->data, MHD_RESPMEM_MUST_FREE);
     scoped(buf_release) struct buf location = {0};
 
-    if (!r)
-        abort();
     add_location(e, path, more, &location);
-    response_header(r, "Content-Type", "application/json");
-    response_header(r, "Location", buf_string(&location));
-    answer_response(e->x, status, r);
+    answer_json_at(e->x, status, json, buf_string(&location));
     errand_finish(e);
 }
 

@@ -12,8 +12,8 @@
 #include "serve/handlers.h"
 #include "serve/operations.h"
 
-#define PIECE (4u << 20)
-#define AHEAD 3 /* pieces that are asked for before they are sent; and that are sent before they are written */
+#define PIECE (512u << 10)
+#define AHEAD 4 /* pieces that are asked for before they are sent; and that are sent before they are written */
 
 /* A kernel may end while a client takes its time. NULL: it has. */
 static struct served *

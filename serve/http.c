@@ -22,6 +22,8 @@
 #define QUIET_S 120        /* a connection on which nothing happens */
 #define HEADER_MS 15000    /* a request's head has so long to arrive */
 #define FORM_MAX 16384
+/* What is no page shows nothing and runs nothing, also where a browser takes it for one; in Jupyter Server's words. */
+#define NO_PAGE "frame-ancestors 'self'; report-uri /api/security/csp-report; default-src 'none'"
 #define LOOK_MS 1000       /* slow ones are looked for this often */
 
 #define GET "GET"
@@ -90,7 +92,7 @@ answer_response(struct exchange *x, unsigned status, struct MHD_Response *respon
 }
 
 void
-answer_json(struct exchange *x, unsigned status, struct buf *json)
+answer_json_at(struct exchange *x, unsigned status, struct buf *json, const char *location)
 {
     struct MHD_Response *r = MHD_create_response_from_buffer(json->len, json->data, MHD_RESPMEM_MUST_FREE);
 
@@ -98,7 +100,16 @@ answer_json(struct exchange *x, unsigned status, struct buf *json)
     if (!r)
         abort();
     response_header(r, "Content-Type", "application/json");
+    response_header(r, "Content-Security-Policy", NO_PAGE);
+    if (location)
+        response_header(r, "Location", location);
     answer_response(x, status, r);
+}
+
+void
+answer_json(struct exchange *x, unsigned status, struct buf *json)
+{
+    answer_json_at(x, status, json, NULL);
 }
 
 void

@@ -49,6 +49,8 @@ int http_run(struct server *s);
 
 /* Each ends the exchange. */
 void answer_json(struct exchange *x, unsigned status, struct buf *json); /* takes the buffer */
+/* The same with the header Location. */
+void answer_json_at(struct exchange *x, unsigned status, struct buf *json, const char *location);
 void answer_error(struct exchange *x, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void answer_empty(struct exchange *x, unsigned status);

@@ -624,7 +624,10 @@ served_start(struct server *s, struct served_wish *wish, struct err *err)
     k->deadline = (struct timer){.fire = on_deadline, .of = k};
     k->front_source.fd = k->process.fd = -1;
     k->last_activity = clock_us();
-    uuid_new(k->id);
+    if (*wish->id)
+        memcpy(k->id, wish->id, sizeof k->id);
+    else
+        uuid_new(k->id);
     if (try_begin(k, err) < 0) {
         loop_remove(&s->loop, &k->front_source);
         loop_remove(&s->loop, &k->process);

@@ -76,6 +76,7 @@ struct served_wish {
     struct strv options, environment;
     struct buf tags; /* an object, or empty */
     int hidden;
+    char id[37]; /* "": one is made */
 };
 
 /* Starts one; takes what the wish has. NULL with err set: it could not even be begun. */
@@ -108,6 +109,8 @@ void served_pause(struct served *k, int on);
 /* Reads the body of a request for a kernel (POST /api/kernels, "kernel" of a session, also with `name` of its own).
  * -1: answered. */
 int wish_read(struct exchange *x, struct bytes object, struct served_wish *ret);
+/* Five words with dashes between them, as a UUID has them. */
+int wish_is_id(const char *text);
 /* What the server wishes itself: a sandbox as that of kernels, hidden, for as long as it lives. */
 void wish_of_server(struct server *s, struct served_wish *ret);
 void wish_release(struct served_wish *w);

@@ -94,9 +94,11 @@ static void
 answer_session(struct exchange *x, unsigned status, const struct session *one)
 {
     struct buf b = {0};
+    char location[80];
 
     add_model(x->server, one, &b);
-    answer_json(x, status, &b);
+    snprintf(location, sizeof location, "/api/sessions/%s", one->id);
+    answer_json_at(x, status, &b, status == 201 ? location : NULL);
 }
 
 /*** Bodies ***/
@@ -157,7 +159,7 @@ read_body(struct exchange *x, struct wanted *ret)
 
 /* The kernel that a body names by its id. 1 with *ret (or answered: NULL), 0 if it names none. */
 static int
-named_kernel(struct exchange *x, struct bytes kernel, struct served **ret)
+named_kernel(struct exchange *x, struct bytes kernel, int may_be_new, struct served **ret)
 {
     scoped(str_free) char *id = NULL;
 
@@ -166,8 +168,8 @@ named_kernel(struct exchange *x, struct bytes kernel, struct served **ret)
         return 0;
     if (take_text(x, kernel, "id", &id) < 0)
         return 1;
-    if (!id)
-        return 0;
+    if (!id || (may_be_new && wish_is_id(id) && !served_find(x->server, id)))
+        return 0; /* it is to be the id of a new one */
     *ret = served_of(x->server, x, id);
     return 1;
 }
@@ -248,7 +250,7 @@ post_session(struct server *s, struct exchange *x)
             answer_session(x, 201, one);
             return;
         }
-    if (!named_kernel(x, w.kernel, &k))
+    if (!named_kernel(x, w.kernel, 1, &k))
         start_for(x, w.kernel.len ? w.kernel : BYTES("{}"), say_started);
     else if (k)
         answer_session(x, 201, make(s, &w, k));
@@ -265,30 +267,40 @@ move_text(char **to, char **from)
 }
 
 static void
+say_session(struct exchange *x)
+{
+    struct session *one = find(x->server, x);
+
+    if (one)
+        answer_session(x, 200, one);
+}
+
+/* The kernel that it had ends, as Jupyter Server does it, and is gone when that is answered. */
+static void
 change(struct exchange *x, struct session *one, struct wanted *w, const struct served *k)
 {
+    struct served *old = k ? served_find(x->server, one->kernel) : NULL;
+
     move_text(&one->path, &w->path);
     move_text(&one->name, &w->name);
     move_text(&one->type, &w->type);
     if (k)
         memcpy(one->kernel, k->id, sizeof one->kernel);
-    answer_session(x, 200, one);
+    if (old && old != k)
+        stop_for(x, old, say_session);
+    else
+        answer_session(x, 200, one);
 }
 
-/* The session may have gone while its new kernel started. The old one ends, as Jupyter Server does it. */
+/* The session may have gone while its new kernel started. */
 static void
 say_changed(struct exchange *x, struct served *k)
 {
     scoped(wanted_release) struct wanted w = {0};
     struct session *one;
-    struct served *old;
 
-    if (read_body(x, &w) < 0 || !(one = find(x->server, x)))
-        return;
-    old = served_find(x->server, one->kernel);
-    change(x, one, &w, k);
-    if (old && old != k)
-        served_stop(old);
+    if (read_body(x, &w) == 0 && (one = find(x->server, x)))
+        change(x, one, &w, k);
 }
 
 void
@@ -301,7 +313,7 @@ patch_session(struct server *s, struct exchange *x)
 
     if (!one || read_body(x, &w) < 0)
         return;
-    if (named_kernel(x, w.kernel, &k)) {
+    if (named_kernel(x, w.kernel, 0, &k)) {
         if (k)
             change(x, one, &w, k);
     } else if (w.kernel.len && take_text(x, w.kernel, "name", &name) == 0 && name) {
@@ -327,7 +339,7 @@ delete_session(struct server *s, struct exchange *x)
         }
     free_session(one);
     if (k)
-        stop_for(x, k);
+        stop_for(x, k, NULL);
     else
         answer_empty(x, 204);
 }

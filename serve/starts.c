@@ -10,6 +10,7 @@ struct start {
     struct exchange *x;
     struct served *k;
     void (*then)(struct exchange *x, struct served *k);
+    void (*stopped)(struct exchange *x);
 };
 
 static void
@@ -29,7 +30,7 @@ wait_for(struct exchange *x, struct served *k, void (*fn)(void *of, struct serve
 
     if (!st)
         abort();
-    *st = (struct start){x, k, then};
+    *st = (struct start){x, k, then, NULL};
     x->of = st;
     x->gone = forget;
     served_wait(k, fn, st);
@@ -145,10 +146,14 @@ on_stopped(void *of, struct served *k)
 {
     struct start *st = of;
     struct exchange *x = st->x;
+    void (*stopped)(struct exchange *x) = st->stopped;
 
     free(st);
     x->gone = NULL;
-    answer_empty(x, 204);
+    if (stopped)
+        stopped(x);
+    else
+        answer_empty(x, 204);
 }
 
 /* A restart that is under way meanwhile wakes those who wait, too. */
@@ -164,8 +169,8 @@ on_perhaps_stopped(void *of, struct served *k)
 }
 
 void
-stop_for(struct exchange *x, struct served *k)
+stop_for(struct exchange *x, struct served *k, void (*then)(struct exchange *x))
 {
-    (void)wait_for(x, k, on_perhaps_stopped, NULL);
+    wait_for(x, k, on_perhaps_stopped, NULL)->stopped = then;
     served_stop(k);
 }

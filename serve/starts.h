@@ -11,7 +11,7 @@
 void start_for(struct exchange *x, struct bytes object, void (*then)(struct exchange *x, struct served *k));
 /* 200 with the model, when it takes requests again. */
 void restart_for(struct exchange *x, struct served *k);
-/* 204, when it has ended. */
-void stop_for(struct exchange *x, struct served *k);
+/* When it has ended, `then` answers; NULL: 204. */
+void stop_for(struct exchange *x, struct served *k, void (*then)(struct exchange *x));
 /* The sandbox of the server's own, whose files /api/contents shows: made when it is first asked for. */
 void files_for(struct exchange *x, void (*then)(struct exchange *x, struct served *k));

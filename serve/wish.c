@@ -253,6 +253,42 @@ text_member(struct bytes object, const char *name, struct buf *into)
 }
 
 int
+wish_is_id(const char *text)
+{
+    int dashes = 0;
+
+    if (strlen(text) != 36)
+        return 0;
+    for (const char *c = text; *c; c++) {
+        if (!isalnum((unsigned char)*c) && *c != '_' && (*c != '-' || c == text || c[1] == '-' || !c[1]))
+            return 0;
+        dashes += *c == '-';
+    }
+    return dashes == 4;
+}
+
+/* "kernel_id"; of a session's kernel "id". -1: answered. */
+static int
+read_id(struct exchange *x, struct bytes object, struct served_wish *w)
+{
+    scoped(buf_release) struct buf text = {0};
+    const char *id = text_member(object, "kernel_id", &text);
+
+    if (id && !*id)
+        id = text_member(object, "id", &text);
+    if (!id || (*id && !wish_is_id(id))) {
+        answer_error(x, 400, "the id of a kernel is a text as '01234567-89ab-cdef-0123-456789abcdef'");
+        return -1;
+    }
+    if (*id && served_find(x->server, id)) {
+        answer_error(x, 409, "Kernel already exists: %s", id);
+        return -1;
+    }
+    snprintf(w->id, sizeof w->id, "%s", id);
+    return 0;
+}
+
+int
 wish_read(struct exchange *x, struct bytes object, struct served_wish *ret)
 {
     static const char *const names[] = {"name", "path", "env", "sandbox", "id", "kernel_id", NULL};
@@ -262,7 +298,7 @@ wish_read(struct exchange *x, struct bytes object, struct served_wish *ret)
     struct bytes env, sandbox;
     enum json_type has_env, has_sandbox;
 
-    if (exchange_only(x, object, names) < 0)
+    if (exchange_only(x, object, names) < 0 || read_id(x, object, &w) < 0)
         return -1;
     wanted = text_member(object, "name", &name);
     where = text_member(object, "path", &path);

@@ -220,6 +220,25 @@ def test_a_kernel_is_started_and_deleted(server, body, name):
     assert again.json() == {"message": f"Kernel does not exist: {where.split('/')[-1]}", "reason": None}
 
 
+def test_a_client_may_choose_the_id_of_its_kernel(server):
+    mine = str(uuid.uuid4())
+    made = server.post("/api/kernels", json={"kernel_id": mine})
+    assert (made.status_code, made.json()["id"]) == (201, mine)
+    again = server.post("/api/kernels", json={"kernel_id": mine})
+    assert (again.status_code, again.json()["message"]) == (409, f"Kernel already exists: {mine}")
+    for bad in ("x", "../../../../../../../../../etc/passwd", "a--b-c-d" + "e" * 28, 7, "-" + mine[1:]):
+        assert server.post("/api/kernels", json={"kernel_id": bad}).status_code == 400
+    other = str(uuid.uuid4())
+    session = server.post("/api/sessions", json={"path": other, "kernel": {"id": other, "name": "husk"}})
+    assert (session.json()["kernel"]["id"], session.json()["kernel"]["name"]) == (other, "husk")
+    assert session.headers["Location"] == f"/api/sessions/{session.json()['id']}"
+    where = f"/api/sessions/{session.json()['id']}"
+    assert server.request("PATCH", where, json={"kernel": {"id": str(uuid.uuid4())}}).status_code == 404
+    assert server.request("PATCH", where, json={"kernel": {"id": mine}}).json()["kernel"]["id"] == mine
+    assert server.get(f"/api/kernels/{other}").status_code == 404  # the one that it had is gone when that is said
+    server.request("DELETE", where)
+
+
 @pytest.mark.parametrize("body, status, said", [
     (b"{", 400, "Invalid JSON"), (b"[]", 400, "Invalid JSON"), (b'{"name": 7}', 400, "are texts"),
     (b'{"name": "none"}', 404, "Kernel spec not found: none"), (b'{"nmae": "x"}', 400, "is not known here; there are: name"),
@@ -334,7 +353,7 @@ def test_sessions_and_their_kernels(server):
     assert (renamed.status_code, renamed.json()["path"], renamed.json()["name"]) == (200, "c.ipynb", "c")
     other = server.request("PATCH", where, json={"kernel": {"name": "husk"}}).json()
     assert other["kernel"]["name"] == "husk"
-    wait_until(lambda: server.get(f"/api/kernels/{kernel}").status_code == 404, "the old kernel lives on")
+    assert server.get(f"/api/kernels/{kernel}").status_code == 404
     assert server.request("PATCH", where, json={"kernel": {"id": "none"}}).status_code == 404
     assert server.request("DELETE", where).status_code == 204
     assert server.get(where).status_code == 404

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs the test suites of ipykernel, jupyter_client, nbclient and papermill against an installed husk.
+"""Runs the test suites of ipykernel, jupyter_client, nbclient, papermill and jupyter_server against an installed husk.
 
 usage: upstream.py PREFIX DIRECTORY [SUITE...]
 
 They come from the source packages of the versions in requirements.txt, and are run as their authors wrote
-them; only the kernelspec named python3 is another. Every test passes or stands in DIFFERENCES with the
+them; only the kernelspec named python3 is another, and for jupyter_server's tests of its REST and WebSocket API the server
+is (upstream_server.py). Every test passes or stands in DIFFERENCES with the
 reason why a kernel in a sandbox must differ; one that stands there and passes is an error, too. The
 results are left in DIRECTORY/SUITE.xml, for compatibility.py.
 """
@@ -20,7 +21,7 @@ import xml.etree.ElementTree as tree
 import packages
 
 HERE = pathlib.Path(__file__).parent
-EXTRAS = ["flaky", "msgpack", "pytest-asyncio", "pytest-jupyter[client]", "xmltodict", "testpath"]
+EXTRAS = ["flaky", "msgpack", "pytest-asyncio", "pytest-jupyter[server]", "xmltodict", "testpath"]
 
 # {suite: its files}. Left out are those that start no kernel: they test classes that husk does not have
 # (ipykernel), or clients alone.
@@ -32,10 +33,12 @@ SUITES = {
     "nbclient": ["test_client", "test_cli", "test_util"],
     "papermill": ["test_autosave", "test_cli", "test_clientwrap", "test_engines", "test_exceptions", "test_execute",
                   "test_inspect", "test_parameterize"],
+    "jupyter_server": ["services/kernels/test_api", "services/sessions/test_api", "services/contents/test_api"],
 }
 
 NOT_SHARED = "it works in a directory of /tmp, and a sandbox has a /tmp of its own"
 OUTSIDE = "identities and requests that husk answers outside of the sandbox are not known inside"
+ITS_OBJECTS = "it changes objects inside of Jupyter Server"
 # {suite: {pattern of test ids: why husk must differ}}
 DIFFERENCES = {
     "ipykernel": {
@@ -60,6 +63,17 @@ DIFFERENCES = {
     "papermill": {
         "test_execute::TestBrokenNotebook2::test":
             "its notebook imports a name that IPython 9 does not have; with ipykernel it fails as well",
+    },
+    "jupyter_server": {
+        "services::kernels::test_api::test_resolve_path_*": "/api/resolvePath tells what is a file on the host",
+        "services::sessions::test_api::test_create_bad": ITS_OBJECTS,
+        "services::sessions::test_api::test_create_session_duplicate_kernel_id_returns_409": ITS_OBJECTS,
+        "services::sessions::test_api::test_create_deprecated": "it asks for a kernelspec named python; there is none",
+        "services::contents::test_api::test_regression_is_hidden": ITS_OBJECTS,
+        "services::contents::test_api::test_get_nb_invalid": "notebooks are JSON here, and not compared with a schema",
+        "services::contents::test_api::test_copy_dir": "a directory that is not there is not made on the way",
+        "services::contents::test_api::test_delete_non_empty_dir": "there is no trash for what is in it",
+        "services::contents::test_api::test_trust": "no notebook is signed",
     },
 }
 
@@ -105,8 +119,16 @@ def install_kernel(prefix, directory, python):
     )
 
 
-def run_suite(suite, directory, python):
+def put_server(tests):
+    """Fixtures of husk's in the place of those that start a Jupyter Server."""
+    text = (HERE / "upstream_server.py").read_text()
+    (tests / "services" / "conftest.py").write_text(f"HERE = {str(HERE)!r}\n{text}")
+
+
+def run_suite(suite, directory, python, prefix):
     root, tests = fetch(directory, suite, python)
+    if suite == "jupyter_server":
+        put_server(tests)
     results = directory / f"{suite}.xml"
     results.unlink(missing_ok=True)
     alone = [f"{tests}/{name.replace('::', '.py::', 1)}" for name in ALONE.get(suite, ())]
@@ -127,7 +149,7 @@ def run_tests(arguments, root, directory, python, results):
          "--junitxml", str(results), *arguments],
         cwd=root, stdin=subprocess.DEVNULL, timeout=1800,
         env={**os.environ, "JUPYTER_PATH": str(directory / "spec" / "share" / "jupyter"),
-             "IPYTHONDIR": str(directory / "ipython"), "PYTHONDONTWRITEBYTECODE": "1",
+             "HUSK_PREFIX": str(prefix), "IPYTHONDIR": str(directory / "ipython"), "PYTHONDONTWRITEBYTECODE": "1",
              "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
     )
 
@@ -168,7 +190,7 @@ def main():
     install_kernel(prefix, directory, python)
     wrong = []
     for suite in sys.argv[3:] or SUITES:
-        found = run_suite(suite, directory, python)
+        found = run_suite(suite, directory, python, prefix)
         counts = {what: list(found.values()).count(what) for what in ("passed", "failed", "skipped")}
         print(f"{wanted(suite)}: {counts}; of those that failed, {len(DIFFERENCES[suite])} patterns have a reason")
         wrong += judge(suite, found)
