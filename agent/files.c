@@ -103,13 +103,16 @@ open_file(const char *path, int flags, struct stat *st)
     return -1;
 }
 
+/* `size`: what the file says, and no more of it is read; 0, as files of /proc say: until its end. */
 static int
-read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
+read_range(int fd, int64_t offset, int64_t length, int64_t size, struct buf *ret)
 {
     ssize_t n = 1;
 
-    while (length > 0 && n != 0) {
+    while (length > 0 && n != 0 && !(size > 0 && offset >= size)) {
         size_t want = length > CHUNK ? CHUNK : (size_t)length;
+        if (size > offset && (int64_t)want > size - offset)
+            want = (size_t)(size - offset);
         if (buf_reserve(ret, want) < 0)
             return -1;
         n = pread(fd, ret->data + ret->len, want, offset);
@@ -127,7 +130,8 @@ read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
 static void
 read_file(const struct call *c, int as_text, int64_t standard)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0}, json = {0};
+    static struct buf data; /* of one call after the other */
+    scoped(buf_release) struct buf path = {0}, json = {0};
     scoped(fd_close) int fd = -1;
     int64_t offset = call_int(c, "offset", 0), length = call_int(c, "length", standard);
     struct bytes buffer;
@@ -150,7 +154,8 @@ read_file(const struct call *c, int as_text, int64_t standard)
     }
     /* The size of a file of /proc is 0, and it has content all the same. */
     length = length < 0 || length > AGENT_READ_MAX ? AGENT_READ_MAX : length;
-    if (read_range(fd, offset, length, &data) < 0) {
+    data.len = 0;
+    if (read_range(fd, offset, length, st.st_size, &data) < 0) {
         fail(c, "read", (char *)path.data);
         return;
     }
@@ -166,6 +171,8 @@ read_file(const struct call *c, int as_text, int64_t standard)
                                (st.st_size > 0 && offset + (int64_t)data.len >= st.st_size));
     add_close(&json);
     answer(c->slot, &json, &buffer, as_text ? 0 : 1);
+    if (data.size > KEEP_MAX)
+        buf_release(&data);
 }
 
 void
@@ -307,14 +314,15 @@ has_mode(const struct call *c)
 void
 files_write(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0};
+    scoped(buf_release) struct buf path = {0}, hold = {0};
+    struct bytes data;
     struct fresh f;
     struct err err;
     unsigned mode;
 
     if (take_path(c, "path", &path) < 0)
         return;
-    if (call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
+    if (call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
         refuse(c->slot, &err);
         return;
     }
@@ -334,15 +342,16 @@ files_write(const struct call *c)
 void
 files_append(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0};
+    scoped(buf_release) struct buf path = {0}, hold = {0};
     scoped(fd_close) int fd = -1;
     struct stat st = {0};
+    struct bytes data;
     struct err err;
     unsigned mode;
 
     if (take_path(c, "path", &path) < 0)
         return;
-    if (call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
+    if (call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
         refuse(c->slot, &err);
         return;
     }
@@ -439,14 +448,14 @@ find_upload(const struct buf *id)
 }
 
 static int
-go_on(const struct call *c, struct upload *u, const struct buf *data)
+go_on(const struct call *c, struct upload *u, struct bytes data)
 {
     u->touched = now_ms();
     if (call_bool(c, "abort", 0)) {
         drop_upload(u);
         return 0;
     }
-    if (fresh_write(&u->file, data->data, data->len) < 0) {
+    if (fresh_write(&u->file, data.data, data.len) < 0) {
         drop_upload(u);
         return -1;
     }
@@ -459,14 +468,15 @@ go_on(const struct call *c, struct upload *u, const struct buf *data)
 void
 files_upload(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, id = {0}, data = {0}, json = {0};
+    scoped(buf_release) struct buf path = {0}, id = {0}, hold = {0}, json = {0};
+    struct bytes data;
     struct upload *u;
     struct err err;
     unsigned mode;
     char name[16];
 
     if (call_path(c, "path", &path, &err) < 0 || call_text(c, "upload", &id, &err) < 0 ||
-        call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0 ||
+        call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0 ||
         (!path.data == !id.data && err_set(&err, EINVAL, "say either 'path', to begin, or 'upload'") < 0)) {
         refuse(c->slot, &err);
         return;
@@ -474,7 +484,7 @@ files_upload(const struct call *c)
     u = path.data ? begin_upload(c, &path, mode) : find_upload(&id);
     if (u)
         snprintf(name, sizeof name, "u%u", u->number);
-    if (!u || go_on(c, u, &data) < 0) {
+    if (!u || go_on(c, u, data) < 0) {
         fail(c, "upload", (char *)(path.data ? path.data : id.data));
         return;
     }
@@ -493,6 +503,7 @@ struct listing {
     struct buf json;
     int64_t left, depth;
     int recursive;
+    int follow;    /* links are told as what they lead to */
     int full;      /* no more entries */
     int truncated; /* something is left out */
 };
@@ -502,11 +513,14 @@ static int list_directory(struct listing *l, int dir, const char *path, int dept
 static void
 list_entry(struct listing *l, int dir, const char *name, const char *path, int depth)
 {
-    struct stat st;
-    int below;
+    struct stat st, target;
+    int below, is_link;
 
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return; /* gone meanwhile */
+    is_link = S_ISLNK(st.st_mode);
+    if (l->follow && is_link && fstatat(dir, name, &target, 0) == 0)
+        st = target;
     if (l->left-- <= 0 || l->json.len > LISTING_MAX) {
         l->full = l->truncated = 1;
         return;
@@ -516,7 +530,7 @@ list_entry(struct listing *l, int dir, const char *name, const char *path, int d
     add_open(&l->json);
     add_entry(&l->json, dir, name, path, &st);
     add_close(&l->json);
-    if (!l->recursive || !S_ISDIR(st.st_mode))
+    if (!l->recursive || is_link || !S_ISDIR(st.st_mode))
         return;
     below = depth + 1 < l->depth ? openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
     if (below < 0 || list_directory(l, below, path, depth + 1) < 0)
@@ -552,8 +566,8 @@ void
 files_list(const struct call *c)
 {
     scoped(buf_release) struct buf path = {0};
-    struct listing l = {.recursive = call_bool(c, "recursive", 0), .left = call_int(c, "limit", 10000),
-                        .depth = call_int(c, "depth", 64)};
+    struct listing l = {.recursive = call_bool(c, "recursive", 0), .follow = call_bool(c, "follow", 0),
+                        .left = call_int(c, "limit", 10000), .depth = call_int(c, "depth", 64)};
     int dir;
 
     if (take_path(c, "path", &path) < 0)

@@ -149,6 +149,20 @@ json_utf8_tail(struct bytes text)
     return 0;
 }
 
+int
+json_is_utf8(struct bytes text)
+{
+    const uint8_t *at = text.data, *end = at + text.len;
+
+    while (at < end) {
+        size_t n = *at < 0x80 ? 1 : utf8_length(at, end);
+        if (n == 0)
+            return 0;
+        at += n;
+    }
+    return 1;
+}
+
 /*** a place in the bytes ***/
 
 struct scan {

@@ -56,6 +56,9 @@ int json_int64(struct bytes number, int64_t *ret);
  * valid comes out as it was, with only quote, backslash and control characters escaped. */
 int json_quote(struct bytes text, struct buf *ret);
 
+/* Whether json_quote() would change nothing of it. */
+int json_is_utf8(struct bytes text);
+
 /* As json_quote(), but invalid bytes become \udc80 to \udcff, as Python's file names have them, so that
  * a path comes back as it was. */
 int json_quote_path(struct bytes path, struct buf *ret);

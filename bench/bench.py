@@ -26,6 +26,7 @@ try:
     import IPython  # noqa: F401  husk's cells need it
     import psutil
     import zmq
+    from interrupts import interrupts
     from jupyter_client.connect import write_connection_file
     from jupyter_client.session import Session
     from operations import operations
@@ -377,7 +378,7 @@ def kernels(report, husks, peers, null, directory, n):
                                        for name, samples in found.items() if figure in samples[0]})
 
 
-SECTIONS = ("starts", "kernels", "sandbox", "operations", "serve", "network")
+SECTIONS = ("starts", "interrupts", "kernels", "sandbox", "operations", "serve", "network")
 
 
 def read_arguments():
@@ -405,12 +406,15 @@ def run(a, report, directory):
     if a.against:
         name, program = a.against.split("=", 1)
         husks[name] = program
-    found = find_peers(a.peers) if {"starts", "kernels"} & set(only) else {}
+    found = find_peers(a.peers) if {"starts", "interrupts", "kernels"} & set(only) else {}
     report.about.update({name: version for name, (_, version) in found.items()})
     report.about["Python of the cells"] = "%d.%d.%d" % sys.version_info[:3]
     peers = peer_commands(found)
     if "starts" in only:
         starts(report, husks, peers, directory, Kernel, a.rounds or (5 if a.quick else 12))
+    if "interrupts" in only:
+        mine = {name: [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"] for name, husk in husks.items()}
+        interrupts(report, {**mine, **peers}, directory, Kernel)
     if "kernels" in only:
         kernels(report, husks, peers, a.floor, directory, a.rounds or (2 if a.quick else 5))
     if "sandbox" in only:

@@ -59,8 +59,8 @@ get_kernels(struct server *s, struct exchange *x)
 
     if (buf_text(&b, "[") < 0)
         abort();
-    for (const struct served *k = s->kernels; k; k = k->next) {
-        if (k != s->kernels && buf_text(&b, ", ") < 0)
+    for (const struct served *k = served_next(s, NULL); k; k = served_next(s, k)) {
+        if (b.len > 1 && buf_text(&b, ", ") < 0)
             abort();
         served_model(k, &b);
     }

@@ -33,6 +33,8 @@ quote(struct buf *b, const char *text)
 static const char *
 name_of(const char *path, int star)
 {
+    if (strcmp(path, star ? "/api/kernels/*/contents/**" : "/api/contents/**") == 0)
+        return "path";
     if (strncmp(path, "/api/kernels/", 13) == 0)
         return star ? "operation" : "kernel_id";
     if (strncmp(path, "/api/sessions/", 14) == 0)
@@ -52,6 +54,7 @@ add_path(const char *path, struct buf *b, struct buf *parameters)
                 abort();
             continue;
         }
+        c += c[1] == '*';
         if (buf_printf(b, "{%s}", name_of(path, star)) < 0 ||
             buf_printf(parameters, "%s{\"name\": \"%s\", \"in\": \"path\", \"required\": true, \"schema\": {\"type\": \"string\"}}",
                        parameters->len ? ", " : "", name_of(path, star)) < 0)
@@ -158,11 +161,11 @@ get_spec(struct server *s, struct exchange *x)
 /*** Prometheus ***/
 
 static size_t
-count_state(const struct server *s, enum served_state state)
+count_state(struct server *s, enum served_state state)
 {
     size_t n = 0;
 
-    for (const struct served *k = s->kernels; k; k = k->next)
+    for (const struct served *k = served_next(s, NULL); k; k = served_next(s, k))
         n += k->state == state;
     return n;
 }

@@ -16,10 +16,12 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "serve/handlers.h"
+#include "serve/login.h"
 
 #define MEMORY (32u << 10) /* of a connection: its headers, and what is read at a time */
 #define QUIET_S 120        /* a connection on which nothing happens */
 #define HEADER_MS 15000    /* a request's head has so long to arrive */
+#define FORM_MAX 16384
 #define LOOK_MS 1000       /* slow ones are looked for this often */
 
 #define GET "GET"
@@ -30,6 +32,7 @@
 #define TOKEN 0
 #define OPEN 1
 #define EARLY 2
+#define PAGE 3
 const struct route routes[] = {
 #define ROUTE(method, path, access, handler) {method, path, access, #handler, handler},
 #include "serve/routes.def"
@@ -179,8 +182,8 @@ exchange_only(struct exchange *x, struct bytes object, const char *const *names)
 /*** Who may ask ***/
 
 /* In constant time, whatever is given. */
-static int
-is_token(const struct server *s, const char *given)
+int
+http_is_token(const struct server *s, const char *given)
 {
     char padded[sizeof s->token] = "";
 
@@ -198,10 +201,10 @@ knows_token(const struct exchange *x)
 
     for (size_t i = 0; header && i < countof(schemes); i++) {
         size_t len = strlen(schemes[i]);
-        if (strncasecmp(header, schemes[i], len) == 0 && is_token(x->server, header + len + strspn(header + len, " ")))
+        if (strncasecmp(header, schemes[i], len) == 0 && http_is_token(x->server, header + len + strspn(header + len, " ")))
             return 1;
     }
-    return is_token(x->server, exchange_query(x, "token"));
+    return http_is_token(x->server, exchange_query(x, "token"));
 }
 
 /* The name in a Host header, without its port. */
@@ -235,8 +238,8 @@ is_our_name(const struct server *s, const char *host)
 }
 
 /* A browser says which page asks. Who knows the token is no page that was only opened in it. */
-static int
-is_our_page(const struct exchange *x)
+int
+exchange_is_our_page(const struct exchange *x)
 {
     const char *origin = exchange_header(x, "Origin"), *host = exchange_header(x, "Host"), *at,
                *allowed = x->server->options.allow_origin, *site = exchange_header(x, "Sec-Fetch-Site");
@@ -257,9 +260,13 @@ check_access(struct exchange *x)
 
     if (!is_our_name(s, host))
         answer_error(x, 403, "'%s' is not a name of this server (--allow-host)", host);
-    else if (!*s->token && !is_our_page(x))
+    else if (!*s->token && !exchange_is_our_page(x))
         answer_error(x, 403, "a page of another origin may not use this server (--allow-origin)");
-    else if (*s->token && x->route->access != OPEN && !knows_token(x))
+    else if (!*s->token || x->route->access == OPEN || knows_token(x) || login_knows(x))
+        return;
+    else if (x->route->access == PAGE)
+        login_ask(x);
+    else
         answer_error(x, 403, "Forbidden");
 }
 
@@ -413,6 +420,13 @@ queue(struct exchange *x)
     return r;
 }
 
+/* Bytes of a body; of who need not say who it is, those of a form. */
+static size_t
+most_of_body(const struct exchange *x)
+{
+    return x->route->access == OPEN ? FORM_MAX : x->server->options.max_body;
+}
+
 static void
 handle(struct exchange *x)
 {
@@ -439,7 +453,7 @@ begin(struct exchange *x, const char *url, const char *method)
     find_route(x, url, method);
     if (!x->answered)
         check_access(x);
-    if (!x->answered && x->route->access != EARLY && length && strtoull(length, NULL, 10) > x->server->options.max_body)
+    if (!x->answered && x->route->access != EARLY && length && strtoull(length, NULL, 10) > most_of_body(x))
         answer_error(x, 413, "a body of %s bytes is too large (--max-body)", length);
     if (!x->answered && x->route->access == EARLY)
         handle(x);
@@ -470,7 +484,7 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
         return MHD_YES;
     }
     if (*size) {
-        if (x->body.len + *size > x->server->options.max_body)
+        if (x->body.len + *size > most_of_body(x))
             x->too_large = 1;
         else if (buf_add(&x->body, data, *size) < 0)
             return MHD_NO;

@@ -57,6 +57,10 @@ void response_header(struct MHD_Response *r, const char *name, const char *value
 
 const char *exchange_query(const struct exchange *x, const char *name); /* NULL: not there */
 const char *exchange_header(const struct exchange *x, const char *name);
+/* In constant time, whatever is given. */
+int http_is_token(const struct server *s, const char *given);
+/* A browser says which page asks: one of this server, or one that --allow-origin names. Programs say nothing. */
+int exchange_is_our_page(const struct exchange *x);
 /* The body as an object of JSON; an empty body is one. -1 when it was answered that it is none. */
 int exchange_object(struct exchange *x, struct bytes *ret);
 /* Refuses what is not in the list (ends with NULL). -1 when that was answered. */

@@ -62,6 +62,7 @@ struct served {
     int again;             /* it ends by a message that asks for a restart */
     unsigned cells;        /* that run */
     int removed;           /* no longer listed */
+    int hidden;            /* the server's own: it has files and runs no cells (files_for()) */
     char failure[ERR_TEXT];
     struct party *parties;
     struct open_request *open;
@@ -74,11 +75,14 @@ struct served_wish {
     const struct spec *spec;
     struct strv options, environment;
     struct buf tags; /* an object, or empty */
+    int hidden;
 };
 
 /* Starts one; takes what the wish has. NULL with err set: it could not even be begun. */
 struct served *served_start(struct server *s, struct served_wish *wish, struct err *err);
 struct served *served_find(struct server *s, const char *id);
+/* The next one that clients may see, after k or of all (NULL). */
+struct served *served_next(struct server *s, const struct served *k);
 /* Answers 404 and returns NULL if there is none of this id. */
 struct served *served_of(struct server *s, struct exchange *x, const char *id);
 /* Appends its model. */
@@ -104,4 +108,6 @@ void served_pause(struct served *k, int on);
 /* Reads the body of a request for a kernel (POST /api/kernels, "kernel" of a session, also with `name` of its own).
  * -1: answered. */
 int wish_read(struct exchange *x, struct bytes object, struct served_wish *ret);
+/* What the server wishes itself: a sandbox as that of kernels, hidden, for as long as it lives. */
+void wish_of_server(struct server *s, struct served_wish *ret);
 void wish_release(struct served_wish *w);

@@ -6,6 +6,7 @@
  *   main.c       the command line; starts and stops it
  *   loop.c       descriptors and timers
  *   http.c       requests in, replies out; who may ask (routes.def says what there is)
+ *   login.c      a form and a cookie for clients that want them
  *   kernels.c    the kernels: starts, feeds, hears, ends them
  *   specs.c      what kernels can be started
  *   channels.c   WebSockets of /api/kernels/ID/channels
@@ -13,6 +14,7 @@
  *   websocket.c  WebSockets
  *   sessions.c   /api/sessions
  *   terminals.c  /api/terminals
+ *   contents.c   /api/contents: errand.c, checkpoints.c, entries.c
  *   operations.c what wall/operations.def lists; files.c: bytes of files; describe.c: what there is
  */
 #pragma once
@@ -29,6 +31,7 @@ struct spec;
 struct server {
     struct serve_options options;
     char token[256];         /* "": everybody who reaches us */
+    char session[49];        /* what the cookie of who logged in says (login.h) */
     struct loop loop;
     struct MHD_Daemon *http;
     struct source http_source, signals;

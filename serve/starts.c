@@ -87,6 +87,31 @@ start_for(struct exchange *x, struct bytes object, void (*then)(struct exchange 
         (void)wait_for(x, k, on_started, then);
 }
 
+void
+files_for(struct exchange *x, void (*then)(struct exchange *x, struct served *k))
+{
+    scoped(wish_release) struct served_wish w = {0};
+    struct served *k = x->server->kernels;
+    struct err err;
+
+    while (k && (!k->hidden || k->stopping))
+        k = k->next;
+    if (k && (k->state == SERVED_IDLE || k->state == SERVED_BUSY)) {
+        then(x, k);
+        return;
+    }
+    if (!k) {
+        wish_of_server(x->server, &w);
+        if (!(k = served_start(x->server, &w, &err))) {
+            answer_error(x, 500, "there is no sandbox for files: %s", err.text);
+            return;
+        }
+    }
+    (void)wait_for(x, k, on_started, then);
+    if (k->state == SERVED_DEAD)
+        served_restart(k);
+}
+
 static void
 on_restarted(void *of, struct served *k)
 {

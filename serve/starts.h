@@ -13,3 +13,5 @@ void start_for(struct exchange *x, struct bytes object, void (*then)(struct exch
 void restart_for(struct exchange *x, struct served *k);
 /* 204, when it has ended. */
 void stop_for(struct exchange *x, struct served *k);
+/* The sandbox of the server's own, whose files /api/contents shows: made when it is first asked for. */
+void files_for(struct exchange *x, void (*then)(struct exchange *x, struct served *k));

@@ -355,7 +355,7 @@ post_terminal(struct server *s, struct exchange *x)
     static const char *const names[] = {"name", "cwd", "kernel_id", NULL};
     scoped(buf_release) struct buf id = {0};
     struct bytes object, value;
-    struct served *k = s->kernels; /* the one that was started last */
+    struct served *k = served_next(s, NULL); /* the one that was started last */
 
     if (exchange_object(x, &object) < 0 || exchange_only(x, object, names) < 0)
         return;
@@ -366,7 +366,7 @@ post_terminal(struct server *s, struct exchange *x)
             return;
     }
     while (k && k->front.socket < 0 && !id.len)
-        k = k->next;
+        k = served_next(s, k);
     if (!k)
         start_for(x, BYTES("{}"), start_terminal);
     else if (k->front.socket < 0)

@@ -290,6 +290,21 @@ wish_read(struct exchange *x, struct bytes object, struct served_wish *ret)
 }
 
 void
+wish_of_server(struct server *s, struct served_wish *ret)
+{
+    static const char *const ends[] = {"--idle-timeout", "--lifetime"};
+
+    *ret = (struct served_wish){.spec = specs_find(s, "python3"), .hidden = 1};
+    for (size_t i = 0; i < ret->spec->options.len; i++)
+        if (strv_add(&ret->options, ret->spec->options.item[i]) < 0)
+            abort();
+    for (size_t i = 0; i < countof(ends); i++)
+        remove_option(&ret->options, ends[i]);
+    if (buf_text(&ret->tags, "{\"for\": \"/api/contents\"}") < 0)
+        abort();
+}
+
+void
 wish_release(struct served_wish *w)
 {
     strv_release(&w->options);

@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 
+import pytest
 import requests
 import websocket
 
@@ -176,3 +177,18 @@ def wait_until(true, what):
     while not true():
         assert time.monotonic() < end, what
         time.sleep(0.02)
+
+
+# For a file of tests to import: one server of its own, and one kernel on it.
+
+
+@pytest.fixture(scope="module")
+def server():
+    s = Server()
+    yield s
+    s.stop()
+
+
+@pytest.fixture(scope="module")
+def kernel(server):
+    return server.start()

@@ -17,24 +17,13 @@ import uuid
 import pytest
 import requests
 import websocket
+from jupyter_client import BlockingKernelClient
 from jupyter_kernel_client import JupyterKernelClient
 
 from conftest import HUSK, PORTS, PYTHON, TIMEOUT
-from serving import V1, Api, Server, wait_until
+from serving import V1, Api, Server, kernel, server, wait_until  # noqa: F401 (fixtures)
 
 FORMS = {"legacy": None, "v1": [V1]}
-
-
-@pytest.fixture(scope="module")
-def server():
-    s = Server()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def kernel(server):
-    return server.start()
 
 
 @pytest.fixture
@@ -782,6 +771,12 @@ def test_a_kernel_has_no_zeromq_until_somebody_comes_with_it(server):
     assert threads() == 1
     said = subprocess.run([HUSK, "exec", sandbox, "--", "echo", "hello"], capture_output=True, text=True, timeout=TIMEOUT)
     assert (said.returncode, said.stdout) == (0, "hello\n")
+    assert threads() == 1
+    client = BlockingKernelClient(connection_file=entry["connection_file"])
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=TIMEOUT)
+    client.stop_channels()
     assert threads() > 1
     assert c.run("print(x + 2)").stdout == "42\n"
     server.request("DELETE", f"/api/kernels/{kernel}")

@@ -14,19 +14,7 @@ import pytest
 import requests
 
 from conftest import TIMEOUT
-from serving import Server, wait_until
-
-
-@pytest.fixture(scope="module")
-def server():
-    s = Server()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def kernel(server):
-    return server.start()
+from serving import kernel, server, wait_until  # noqa: F401 (fixtures)
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ import pytest
 import websocket
 
 from conftest import TIMEOUT
-from serving import Server, wait_until
-
-
-@pytest.fixture(scope="module")
-def server():
-    s = Server()
-    yield s
-    s.stop()
+from serving import server, wait_until  # noqa: F401 (fixtures)
 
 
 class Terminal:

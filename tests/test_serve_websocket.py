@@ -12,21 +12,9 @@ import uuid
 import pytest
 import websocket
 
-from serving import Server
+from serving import kernel, server  # noqa: F401 (fixtures)
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-@pytest.fixture(scope="module")
-def server():
-    s = Server()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def kernel(server):
-    return server.start()
 
 
 @pytest.fixture

@@ -48,6 +48,16 @@ struct frame_rule {
     uint8_t fds;        /* descriptors that travel with it (sandbox.def only) */
 };
 
+/* A row of a table, from its row in a .def. */
+#define FRAME_RULE(name_, no, sender_, max_, min, many, when_, fds_)                             \
+    [no] = {.name = #name_,                                                                    \
+            .max = max_,                                                                       \
+            .min_parts = min,                                                                  \
+            .max_parts = many,                                                                 \
+            .sender = sender_,                                                                 \
+            .when = when_,                                                                     \
+            .fds = fds_},
+
 /* Checks the head at the start of buf against the table: number, the field that is zero,
  * sender, phase, length, in this order and before a payload is looked at or room is made for it.
  * Returns 0 if buf is shorter than a head, 1 with *ret filled (its payload pointer is NULL),
@@ -71,6 +81,10 @@ void frame_put_head(uint8_t into[static FRAME_HEAD], const struct frame *frame);
 size_t frame_payload(const struct bytes *parts, size_t nparts);
 /* Appends a whole frame. -1 and errno ENOMEM or EMSGSIZE. */
 int frame_add(struct buf *buf, struct frame frame, const struct bytes *parts, size_t nparts);
+
+/* Sends what a stream socket takes at once, from where the parts are: how many bytes of the whole frame; 0 also if there
+ * are too many parts. -1: the other side is gone. */
+ssize_t frame_send(int socket, struct frame frame, const struct bytes *parts, size_t nparts);
 
 uint16_t get16(const uint8_t *at);
 uint32_t get32(const uint8_t *at);

@@ -15,13 +15,7 @@ const struct frame_rule interp_rules[FRAME_LIMIT] = {
 #define BOOT INTERP_BOOT
 #define IDLE INTERP_IDLE
 #define BUSY INTERP_BUSY
-#define FRAME(name_, handler, no, sender_, max_, min, many, when_, meaning)                     \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = when_},
+#define FRAME(name, handler, no, sender, max, min, many, when, meaning) FRAME_RULE(name, no, sender, max, min, many, when, 0)
 #include "wall/interp.def"
 #undef FRAME
 #undef KERNEL
@@ -34,14 +28,7 @@ const struct frame_rule sandbox_rules[FRAME_LIMIT] = {
 #define NETWORK SANDBOX_BY_NETWORK
 #define NEW SANDBOX_NEW
 #define READY SANDBOX_READY
-#define FRAME(name_, no, sender_, max_, min, many, fds_, when_, meaning)                        \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = when_,                                                                     \
-            .fds = fds_},
+#define FRAME(name, no, sender, max, min, many, fds, when, meaning) FRAME_RULE(name, no, sender, max, min, many, when, fds)
 #include "wall/sandbox.def"
 #undef FRAME
 };
@@ -52,13 +39,7 @@ const struct frame_rule agent_rules[FRAME_LIMIT] = {
 #define AGENT AGENT_BY_AGENT
 #undef WALL_MESSAGE
 #define WALL_MESSAGE AGENT_MESSAGE
-#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = 1},
+#define FRAME(name, no, sender, max, min, many, meaning) FRAME_RULE(name, no, sender, max, min, many, 1, 0)
 #include "wall/agent.def"
 #undef FRAME
 };
@@ -68,13 +49,7 @@ const struct frame_rule aside_rules[FRAME_LIMIT] = {
 #undef KERNEL
 #define KERNEL ASIDE_BY_KERNEL
 #define INTERP ASIDE_BY_INTERP
-#define FRAME(name_, no, sender_, max_, min, many, meaning)                                     \
-    [no] = {.name = #name_,                                                                    \
-            .max = max_,                                                                       \
-            .min_parts = min,                                                                  \
-            .max_parts = many,                                                                 \
-            .sender = sender_,                                                                 \
-            .when = 1},
+#define FRAME(name, no, sender, max, min, many, meaning) FRAME_RULE(name, no, sender, max, min, many, 1, 0)
 #include "wall/aside.def"
 #undef FRAME
 };

@@ -5,6 +5,7 @@ The class is named ZMQInteractiveShell because libraries detect notebooks by tha
 """
 
 import asyncio
+import functools
 import inspect
 import os
 import pathlib
@@ -166,6 +167,13 @@ class CellCompiler(CachingCompiler):
         # times for each frame of a traceback. It need not look at what it has an entry for.
         inspect.modulesbyfile[name] = ""
         return name
+
+
+@functools.cache
+def _use_one_lexer():
+    from husk_interpreter import colours  # when there is a traceback: nobody starts with it
+
+    colours.use_one_lexer()
 
 
 def hide_handler(tb, code):
@@ -376,6 +384,13 @@ class ZMQInteractiveShell(parents.Parented, InteractiveShell):
             if self.kernel.debugger is not None:
                 self.kernel.debugger.hide_frames(tb)
         return etype, value, tb
+
+    def showtraceback(self, *args, **options):
+        try:
+            _use_one_lexer()
+        except Exception:
+            pass  # it only saves time
+        super().showtraceback(*args, **options)
 
     def _showtraceback(self, etype, evalue, stb):
         if self.kernel.current().cancelled and issubclass(etype, asyncio.CancelledError):
