@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How long it takes from interrupt_request until the reply of the cell, whatever that waits for. Part of bench.py."""
 
-import statistics
 import time
 
 ROUNDS = 15
@@ -42,19 +41,17 @@ def interrupted(kernel, code):
     return took
 
 
-def interrupts(commands, directory, Kernel):
-    """Prints a table. `commands`: {name: argv}. A peer that sends interrupts as signals takes the request, too."""
+def interrupts(report, commands, directory, Kernel):
+    """`commands`: {name: argv}. A peer that sends interrupts as signals takes the request, too."""
     kernels = {name: Kernel(argv, directory).ready() for name, argv in commands.items()}
-    print(f"{'from interrupt_request to execute_reply, ms':46}" + "".join(f"{name + ' p50':>16}{'most':>10}" for name in kernels))
     for what, code in CELLS.items():
         found = {name: [] for name in kernels}
         for _ in range(ROUNDS):
-            for name in [n for n in kernels if None not in found[n]]:
-                found[name].append(interrupted(kernels[name], code))
-                if found[name][-1] is None:
+            for name in [n for n in kernels if "none" not in found[n]]:
+                found[name].append(interrupted(kernels[name], code) or "none")
+                if found[name][-1] == "none":
                     kernels[name].close()
                     kernels[name] = Kernel(commands[name], directory).ready()
-        print(f"  {what:44}" + "".join(f"{'none':>16}{'':10}" if None in times else
-              f"{statistics.median(times):16.1f}{max(times):10.1f}" for times in found.values()), flush=True)
+        report.add("interrupts", f"{what}, until the reply, ms", found)
     for kernel in kernels.values():
         kernel.close()

@@ -223,6 +223,7 @@ thaw(uint64_t *stack)
     uint64_t argc = stack[0], *environment = stack + 1 + argc + 1, *at = environment, vdso = 0;
     struct frozen_told *told;
     int fd = receive_file();
+    long image;
 
     while (*at++)
         ;
@@ -231,11 +232,13 @@ thaw(uint64_t *stack)
             vdso = at[1];
     read_tables(fd);
     map_all(fd);
+    image = call(__NR_mmap, 0, (long)file.head.size, PROT_READ, MAP_PRIVATE, fd, 0);
     call(__NR_close, fd, 0, 0, 0, 0, 0);
     patch(vdso);
     told = (struct frozen_told *)file.head.told;
     told->environment = (uint64_t)environment;
     told->arguments = argc;
+    told->image = image > 0 ? (uint64_t)image : 0;
     told->start = (uint64_t)__executable_start & ~(uint64_t)(PAGE - 1);
     told->end = ((uint64_t)_end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
     go_on();

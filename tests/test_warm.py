@@ -662,3 +662,79 @@ def test_the_heap_grows_and_shrinks(make_kernel):
     kernel = make_kernel()
     code = "kept = [bytes(n % 5000) for n in range(100000)]; del kept[::2]; more = [[n] for n in range(300000)]; del kept, more; 'well'"
     assert [kernel.run(code).value for _ in range(3)] == ["'well'"] * 3
+
+
+REST = r"""
+import _husk, ctypes, gc, hashlib, mmap, os, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+def pages():
+    for line in open("/proc/self/maps"):
+        where, bits, *_ = line.split()
+        if ".frozen" in line and bits == "rw-p":
+            start, end = (int(x, 16) for x in where.split("-"))
+            yield from range(start, end, 4096)
+
+def written():
+    with open("/proc/self/pagemap", "rb", buffering=0) as f:
+        for page in pages():
+            f.seek(page // 4096 * 8)
+            bits = int.from_bytes(f.read(8), "little") >> 61
+            if bits & 4 and not bits & 1:
+                yield page
+
+def dirty(): return sum(1 for page in written())
+
+mine = {i: [str(i), (i, float(i))] for i in range(20000)}
+def what(): return hashlib.sha256(repr((mine, sorted(sys.modules))).encode()).hexdigest()
+"""
+
+
+def test_what_an_idle_interpreter_has_in_common_with_others_is_shared_again(tmp_path, frozen):
+    with started(tmp_path, frozen) as kernel:
+        assert is_warm(kernel)
+        assert kernel.run(REST).status == "ok"
+        given, again, before, after, same = json.loads(kernel.run(
+            "import json\nbefore, a = what(), dirty()\ngiven, again = _husk.rest(), _husk.rest()\n"
+            "print(json.dumps([given, again, a, dirty(), what() == before]))").stdout)
+        assert same and given > again and after < before
+        assert kernel.run("what() == before and gc.collect() >= 0 and what() == before").value == "True"
+        # By itself, when nothing is asked.
+        kernel.run("rests, rest = [], _husk.rest\n_husk.rest = lambda: rests.append(rest())")
+        end = time.monotonic() + TIMEOUT
+        while kernel.run("rests and rests[0] > 0").value in (None, "[]", "False"):
+            assert time.monotonic() < end
+            time.sleep(1)  # asking is no rest
+        assert kernel.run("what() == before").value == "True"
+
+
+def test_nothing_is_given_back_that_is_not_the_files_any_more(tmp_path, frozen):
+    """Memory of the same content in its place, as after munmap and mmap; and while another thread could write."""
+    with started(tmp_path, frozen) as kernel:
+        assert is_warm(kernel)
+        kernel.run(REST)
+        assert kernel.run("""
+busy = set(written())
+places = [p for p in pages() if p not in busy and len(set(ctypes.string_at(p, 4096))) > 100]
+place = places[len(places) // 2]  # of no object that was of use so far
+content = ctypes.string_at(place, 4096)
+assert libc.mmap(place, 4096, 3, 0x32, -1, 0) == place  # MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS
+ctypes.memmove(place, content, 4096)
+_husk.rest()
+print(ctypes.string_at(place, 4096) == content)
+""").stdout == "True\n"
+        assert kernel.run("""
+go = threading.Event()
+thread = threading.Thread(target=go.wait); thread.start()
+alone = _husk.rest()
+go.set(); thread.join()
+while len(os.listdir("/proc/self/task")) > 1: pass
+alone, _husk.rest() > 0
+""").value == "(0, True)"
+
+
+def test_a_cold_interpreter_has_nothing_to_give_back(tmp_path, frozen):
+    with started(tmp_path, frozen, "--start", "cold") as kernel:
+        assert kernel.run("import _husk; _husk.rest()").value == "0"
