@@ -82,7 +82,7 @@ do_calls(struct buf *in)
     if (n < 0)
         _exit(1);
     buf_consume(in, used);
-    if (in->len == 0 && in->size > 1 << 20)
+    if (in->len == 0 && in->size > KEEP_MAX)
         buf_release(in);
     return n > 0 && in->len > 0;
 }
@@ -114,10 +114,11 @@ main(void)
      * need not be written to. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     prctl(PR_SET_NAME, "husk-agent", 0, 0, 0);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file past the limit of the disk is an error, and no end */
+    for (int s = 1; s < NSIG; s++)
+        signal(s, SIG_DFL);
+    for (size_t i = 0; i < countof(shim_ignored); i++)
+        signal(shim_ignored[i], SIG_IGN);
     process_limits();
-    signal(SIGCHLD, SIG_IGN); /* a shim says itself what became of its command */
     if (fcntl(AGENT_FD, F_SETFD, FD_CLOEXEC) < 0)
         return 1;
     for (;;) {

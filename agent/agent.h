@@ -17,6 +17,7 @@
 #pragma once
 
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 
 #include "base/base.h"
@@ -25,6 +26,8 @@
 #include "wall/agent.h"
 
 /*** call.c ***/
+
+#define KEEP_MAX (4u << 20) /* bytes: a buffer for what comes and goes is kept up to this size; new pages cost more than copies */
 
 /* An operation that was asked for. Everything is borrowed until it returns. */
 struct call {
@@ -42,8 +45,10 @@ int64_t call_int(const struct call *c, const char *name, int64_t standard);
 /* Milliseconds: as call_int(), but never so many that the clock could not reach them. */
 int64_t call_ms(const struct call *c, const char *name, int64_t standard);
 int call_bool(const struct call *c, const char *name, int standard);
-/* The buffer, or the string of that name. */
+/* The buffer, or the string of that name: a copy. */
 int call_bytes(const struct call *c, const char *name, struct buf *ret, struct err *err);
+/* The same; the buffer is borrowed, a string lies in `hold`. */
+int call_data(const struct call *c, const char *name, struct buf *hold, struct bytes *ret, struct err *err);
 /* A mode as "644"; `standard` if it is not there. -1 with err set. */
 int call_mode(const struct call *c, unsigned standard, unsigned *ret, struct err *err);
 
@@ -128,6 +133,10 @@ struct shim_word {
     int32_t kind;  /* shim_says; SHIM_SIGNAL goes down */
     int32_t value; /* pid, errno, wait status, signal */
 };
+/* By the agent: a file past the limit of the disk is an error, and no end; and a shim says itself what became of
+ * its command. A command has them as any process has. */
+static const int shim_ignored[] = {SIGPIPE, SIGXFSZ, SIGCHLD};
+
 struct shim {
     char *const *argv, *const *environment;
     const char *directory;

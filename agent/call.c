@@ -13,7 +13,6 @@
 #include "agent/agent.h"
 
 #define MS_MAX (INT64_C(1) << 50)
-#define OUT_KEPT (4u << 20) /* bytes of a buffer that is used again: pages that are fetched anew cost more than a copy */
 
 static struct buf out; /* frames that the socket did not take yet */
 static size_t out_used;
@@ -83,6 +82,15 @@ call_bytes(const struct call *c, const char *name, struct buf *ret, struct err *
         return buf_add(ret, c->buffer.data, c->buffer.len) < 0 ? err_errno(err, "take the data") : 0;
     if (json_get(c->params, name, &value) == J_STRING && json_unescape(value, ret) < 0)
         return err_errno(err, "take the data");
+    return 0;
+}
+
+int
+call_data(const struct call *c, const char *name, struct buf *hold, struct bytes *ret, struct err *err)
+{
+    if (!c->has_buffer && call_bytes(c, name, hold, err) < 0)
+        return -1;
+    *ret = c->has_buffer ? c->buffer : (struct bytes){hold->data, hold->len};
     return 0;
 }
 
@@ -181,7 +189,7 @@ out_flush(void)
     if (is_aside)
         return;
     out.len = out_used = 0;
-    if (out.size > OUT_KEPT)
+    if (out.size > KEEP_MAX)
         buf_release(&out);
 }
 
@@ -195,12 +203,19 @@ static void
 tell(enum agent_number what, uint32_t slot, uint32_t value, struct bytes first,
      const struct bytes *buffers, size_t n)
 {
+    const struct frame f = {.number = (uint16_t)what, .slot = slot, .value = value};
     struct bytes parts[1 + 4] = {first};
+    ssize_t sent = 0;
 
     for (size_t i = 0; i < n; i++)
         parts[1 + i] = buffers[i];
-    must(frame_add(&out, (struct frame){.number = (uint16_t)what, .slot = slot, .value = value}, parts,
-                   what == AGENT_PONG ? 0 : 1 + n));
+    n = what == AGENT_PONG ? 0 : 1 + n;
+    if (!out_waiting() && !is_aside && (sent = frame_send(AGENT_FD, f, parts, n)) < 0)
+        _exit(0); /* the supervisor is gone */
+    if ((size_t)sent == FRAME_HEAD + frame_payload(parts, n))
+        return;
+    must(frame_add(&out, f, parts, n));
+    out_used += (size_t)sent; /* nothing waited, if it is not 0 */
     out_flush();
 }
 

@@ -15,7 +15,6 @@
 
 #define NO_REPLACE 1u /* RENAME_NOREPLACE, which musl does not have */
 #define CHUNK (1u << 20)
-#define KEPT (2u << 20) /* bytes of a buffer that is used again */
 #define UPLOADS 64
 #define UPLOAD_MS 30000 /* without another piece: it is dropped */
 #define DEPTH_MAX 512      /* directories inside each other: each holds a descriptor */
@@ -104,13 +103,16 @@ open_file(const char *path, int flags, struct stat *st)
     return -1;
 }
 
+/* `size`: what the file says, and no more of it is read; 0, as files of /proc say: until its end. */
 static int
-read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
+read_range(int fd, int64_t offset, int64_t length, int64_t size, struct buf *ret)
 {
     ssize_t n = 1;
 
-    while (length > 0 && n != 0) {
+    while (length > 0 && n != 0 && !(size > 0 && offset >= size)) {
         size_t want = length > CHUNK ? CHUNK : (size_t)length;
+        if (size > offset && (int64_t)want > size - offset)
+            want = (size_t)(size - offset);
         if (buf_reserve(ret, want) < 0)
             return -1;
         n = pread(fd, ret->data + ret->len, want, offset);
@@ -128,7 +130,7 @@ read_range(int fd, int64_t offset, int64_t length, struct buf *ret)
 static void
 read_file(const struct call *c, int as_text, int64_t standard)
 {
-    static struct buf data; /* kept: to fetch its pages anew for each piece costs more than to read the file */
+    static struct buf data; /* of one call after the other */
     scoped(buf_release) struct buf path = {0}, json = {0};
     scoped(fd_close) int fd = -1;
     int64_t offset = call_int(c, "offset", 0), length = call_int(c, "length", standard);
@@ -153,7 +155,7 @@ read_file(const struct call *c, int as_text, int64_t standard)
     /* The size of a file of /proc is 0, and it has content all the same. */
     length = length < 0 || length > AGENT_READ_MAX ? AGENT_READ_MAX : length;
     data.len = 0;
-    if (read_range(fd, offset, length, &data) < 0) {
+    if (read_range(fd, offset, length, st.st_size, &data) < 0) {
         fail(c, "read", (char *)path.data);
         return;
     }
@@ -169,7 +171,7 @@ read_file(const struct call *c, int as_text, int64_t standard)
                                (st.st_size > 0 && offset + (int64_t)data.len >= st.st_size));
     add_close(&json);
     answer(c->slot, &json, &buffer, as_text ? 0 : 1);
-    if (data.size > KEPT)
+    if (data.size > KEEP_MAX)
         buf_release(&data);
 }
 
@@ -312,14 +314,15 @@ has_mode(const struct call *c)
 void
 files_write(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0};
+    scoped(buf_release) struct buf path = {0}, hold = {0};
+    struct bytes data;
     struct fresh f;
     struct err err;
     unsigned mode;
 
     if (take_path(c, "path", &path) < 0)
         return;
-    if (call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
+    if (call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
         refuse(c->slot, &err);
         return;
     }
@@ -339,15 +342,16 @@ files_write(const struct call *c)
 void
 files_append(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, data = {0};
+    scoped(buf_release) struct buf path = {0}, hold = {0};
     scoped(fd_close) int fd = -1;
     struct stat st = {0};
+    struct bytes data;
     struct err err;
     unsigned mode;
 
     if (take_path(c, "path", &path) < 0)
         return;
-    if (call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
+    if (call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0) {
         refuse(c->slot, &err);
         return;
     }
@@ -444,14 +448,14 @@ find_upload(const struct buf *id)
 }
 
 static int
-go_on(const struct call *c, struct upload *u, const struct buf *data)
+go_on(const struct call *c, struct upload *u, struct bytes data)
 {
     u->touched = now_ms();
     if (call_bool(c, "abort", 0)) {
         drop_upload(u);
         return 0;
     }
-    if (fresh_write(&u->file, data->data, data->len) < 0) {
+    if (fresh_write(&u->file, data.data, data.len) < 0) {
         drop_upload(u);
         return -1;
     }
@@ -464,14 +468,15 @@ go_on(const struct call *c, struct upload *u, const struct buf *data)
 void
 files_upload(const struct call *c)
 {
-    scoped(buf_release) struct buf path = {0}, id = {0}, data = {0}, json = {0};
+    scoped(buf_release) struct buf path = {0}, id = {0}, hold = {0}, json = {0};
+    struct bytes data;
     struct upload *u;
     struct err err;
     unsigned mode;
     char name[16];
 
     if (call_path(c, "path", &path, &err) < 0 || call_text(c, "upload", &id, &err) < 0 ||
-        call_bytes(c, "data", &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0 ||
+        call_data(c, "data", &hold, &data, &err) < 0 || call_mode(c, 0644, &mode, &err) < 0 ||
         (!path.data == !id.data && err_set(&err, EINVAL, "say either 'path', to begin, or 'upload'") < 0)) {
         refuse(c->slot, &err);
         return;
@@ -479,7 +484,7 @@ files_upload(const struct call *c)
     u = path.data ? begin_upload(c, &path, mode) : find_upload(&id);
     if (u)
         snprintf(name, sizeof name, "u%u", u->number);
-    if (!u || go_on(c, u, &data) < 0) {
+    if (!u || go_on(c, u, data) < 0) {
         fail(c, "upload", (char *)(path.data ? path.data : id.data));
         return;
     }

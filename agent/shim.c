@@ -38,22 +38,23 @@ say(enum shim_says kind, int value)
 
 /*** The command ***/
 
+/* Those that the agent ignores; the others have been so since it began. */
 static void
 default_signals(void)
 {
     sigset_t none;
 
-    for (int s = 1; s < NSIG; s++)
-        signal(s, SIG_DFL);
+    for (size_t i = 0; i < countof(shim_ignored); i++)
+        signal(shim_ignored[i], SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* In the memory of the shim, which waits: until exec, or why it did not come to that. */
 static void __attribute__((noreturn))
-run_command(const struct shim *s, int report)
+run_command(const struct shim *s, volatile int why[2])
 {
     struct rlimit files;
-    int why[2];
 
     default_signals();
     setsid();
@@ -70,27 +71,22 @@ run_command(const struct shim *s, int report)
         execvp(s->argv[0], s->argv);
     }
     why[1] = errno;
-    (void)!write(report, why, sizeof why);
     _exit(127);
 }
 
 static pid_t
 start_command(const struct shim *s)
 {
-    int report[2], why[2] = {0};
-    pid_t pid;
+    volatile int why[2] = {0};
+    pid_t pid = vfork(); /* no copy of any page: this is where the time of a short command goes */
 
-    if (pipe2(report, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
+    if (pid < 0) {
         say(SHIM_FAILED, errno);
         return -1;
     }
     if (pid == 0)
-        run_command(s, report[1]);
-    close(report[1]);
-    while (read(report[0], why, sizeof why) < 0 && errno == EINTR)
-        ;
-    close(report[0]);
-    if (why[0]) {
+        run_command(s, why);
+    if (why[1]) {
         while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
             ;
         say((enum shim_says)why[0], why[1]);

@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""husk beside its peers: one client, one machine, one run.
+"""husk beside its peers: one client, one machine, one run. bench/README.md says what each figure means.
 
-    bench.py [--only starts|kernels|sandbox|operations|network|serve] HUSK SANDBOX [NAME=PYTHON ...]
-
-HUSK is the program, SANDBOX the one that bench/sandbox.c makes; each peer is a Python that has the
-package of that kernel: ipykernel=... or xpython=... A peer that is not there is said so and left out.
-The Python that runs this runs husk's cells. Figures of one run on one machine compare with each
-other and with nothing else; the ratio is husk's. Status 1: a cycle of sandboxes left something.
+The Python that runs this runs husk's cells, too. A peer that is not there is said so and left out. Figures of one
+run on one machine compare with each other and with nothing else. Status 1: a cycle of sandboxes left something, or
+something is worse than in the husk of --against.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -28,11 +26,13 @@ try:
     import IPython  # noqa: F401  husk's cells need it
     import psutil
     import zmq
+    from interrupts import interrupts
     from jupyter_client.connect import write_connection_file
     from jupyter_client.session import Session
     from operations import operations
+    from report import MINE, Report
     from serve import serve
-    from starts import starts
+    from starts import rounds, starts
 except ImportError as e:
     sys.exit(f"bench: {sys.executable} has no {e.name}; name one that has jupyter_client, IPython and psutil:\n"
              "    make bench BENCH_WITH=/path/to/python")
@@ -69,7 +69,7 @@ class Client:
         want = {channel} | ({"iopub"} if iopub else set())
         seen, end = [], time.monotonic() + PATIENCE
         poller = zmq.Poller()
-        for name in ("shell", "control", "iopub"):
+        for name in want:  # what comes on others is for whoever waits there
             poller.register(self.sockets[name], zmq.POLLIN)
         names = {self.sockets[n]: n for n in self.sockets}
         while want:
@@ -141,18 +141,6 @@ def timed(act):
     return time.perf_counter() - start
 
 
-def start(argv, directory):
-    def once():
-        begin = time.perf_counter()
-        kernel = Kernel(argv, directory).ready()
-        kernel.run("1 + 1")
-        took = time.perf_counter() - begin
-        kernel.close()
-        return took
-
-    return median([once() for _ in range(5)]) * 1e3
-
-
 def memory(argv, directory):
     kernels = [Kernel(argv, directory).ready() for _ in range(5)]
     for kernel in kernels:
@@ -172,8 +160,11 @@ def memory(argv, directory):
     return total / 1024 / len(kernels)
 
 
+ROUND_TRIPS = 200
+
+
 def round_trip(kernel):
-    return median([timed(lambda: kernel.run("x=1")) for _ in range(500)]) * 1e3
+    return median([timed(lambda: kernel.run("x=1")) for _ in range(ROUND_TRIPS)]) * 1e3
 
 
 def lines(kernel):
@@ -210,34 +201,30 @@ def control(kernel):
     time.sleep(0.7)
     asked = kernel.send("kernel_info_request", {}, "control")
     took = timed(lambda: kernel.wait(asked, "control", iopub=False))
-    end = time.monotonic() + 5
-    while time.monotonic() < end and not kernel.sockets["shell"].poll(100):
-        pass
-    kernel.sockets["shell"].recv_multipart()
-    del cell
+    kernel.wait(cell)
     return took * 1e3
 
 
-FRESH = [("spawn to first result, ms", start), ("memory (PSS) each, five idle, MB", memory)]
-WARM = [("x=1, round trip p50, ms", round_trip), ("100,000 printed lines, s", lines),
+MEMORY = "memory (PSS) each, five idle, MB"
+LIVE = [("x=1, round trip p50, ms", round_trip), ("100,000 printed lines, s", lines),
         ("100 displays of 1 MiB, s", displays), ("completion of os.pa, p50, ms", completion),
         ("control while the GIL is held, ms", control)]
 
 
 def measure(argv, directory):
+    """One sample of each figure."""
     figures = {}
-    for name, act in FRESH:
-        figures[name] = act(argv, directory)
     kernel = Kernel(argv, directory).ready()
     try:
         kernel.run("1")
-        for name, act in WARM:
+        for name, act in LIVE:
             try:
                 figures[name] = act(kernel)
             except TimeoutError:
                 figures[name] = "none"
     finally:
         kernel.close()
+    figures[MEMORY] = memory(argv, directory)
     return figures
 
 
@@ -341,12 +328,6 @@ def network(husk, directory):
             "throughput, direct, GB/s": rate_direct, "throughput, allow-list, GB/s": rate}
 
 
-def show(value):
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-
-
 def find_peers(words):
     """Those that are there; says what was found, and what is missing in the others."""
     found = {}
@@ -356,74 +337,114 @@ def find_peers(words):
         try:
             done = subprocess.run([python, "-c", ask], capture_output=True, text=True)
         except OSError as e:
-            print(f"peer {name}: left out, {e}")
+            print(f"peer {name}: left out, {e}", file=sys.stderr)
             continue
         if done.returncode:
-            print(f"peer {name}: left out, {python} has no {module}")
+            print(f"peer {name}: left out, {python} has no {module}", file=sys.stderr)
             continue
-        print(f"peer {name}: {done.stdout.strip()}, {python}")
-        found[name] = python
+        found[name] = (python, done.stdout.strip())
     if not found:
-        print("no peer: husk is measured alone; BENCH_PEERS='ipykernel=PYTHON xpython=PYTHON' names some")
+        print("no peer: husk is measured alone; BENCH_PEERS='ipykernel=PYTHON xpython=PYTHON' names some", file=sys.stderr)
     return found
 
 
 def peer_commands(peers):
-    return {name: [peer, "-m", MODULES[name], "-f", "{connection_file}"] for name, peer in peers.items()}
+    return {name: [peer, "-m", MODULES[name], "-f", "{connection_file}"] for name, (peer, _) in peers.items()}
 
 
-def kernels(husk, peers, directory):
-    subprocess.run([husk, "warm", "--python", sys.executable], capture_output=True)
-    mine = [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]
-    commands = {"husk": mine, "husk, cold": [*mine, "--start", "cold"], **peer_commands(peers)}
-    found = {}
-    for name, argv in commands.items():
-        print(f"measuring {name} ...", file=sys.stderr)
-        found[name] = measure(argv, directory)
-    print(f"{'':36}" + "".join(f"{name:>20}" for name in found) + "   ratio to the fastest peer")
-    for row in [name for name, _ in FRESH + WARM]:
-        others = [f[row] for name, f in found.items() if name in peers and isinstance(f[row], float)]
-        mine = found["husk"][row]
-        ratio = f"{mine / min(others):14.3f}" if others and isinstance(mine, float) else ""
-        print(f"{row:36}" + "".join(f"{show(f[row]):>20}" for f in found.values()) + ratio)
+NULL = "null kernel"
 
 
-def show_rows(rows):
-    for name, value in rows.items():
-        print(f"{name:46}{show(value):>10}")
+def floor(argv, directory):
+    kernel = Kernel(argv, directory).ready()
+    try:
+        return {LIVE[0][0]: round_trip(kernel)}
+    finally:
+        kernel.close()
+
+
+def kernels(report, husks, peers, null, directory, n):
+    commands = {}
+    for name, husk in husks.items():
+        subprocess.run([husk, "warm", "--python", sys.executable], capture_output=True)
+        commands[name] = [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"]
+    commands.update(peers)
+    acts = {name: lambda argv=argv: measure(argv, directory) for name, argv in commands.items()}
+    if null:
+        acts[NULL] = lambda: floor([os.path.abspath(null), "-f", "{connection_file}"], directory)
+    found = rounds(acts, n)
+    for figure in [name for name, _ in LIVE] + [MEMORY]:
+        report.add("kernels", figure, {name: [sample[figure] for sample in samples if figure in sample]
+                                       for name, samples in found.items() if figure in samples[0]})
+
+
+SECTIONS = ("starts", "interrupts", "kernels", "sandbox", "operations", "serve", "network")
+
+
+def read_arguments():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--only", choices=SECTIONS, action="append", help="a section; may be given several times")
+    p.add_argument("--quick", action="store_true", help="starts and kernels, few rounds: two minutes")
+    p.add_argument("--rounds", type=int, help="of starts (12) and of kernels (5)")
+    p.add_argument("--against", metavar="NAME=HUSK", help="another husk, in the same run; says what became better or worse")
+    p.add_argument("--floor", help="the program that bench/null.c makes: beside it round trips are judged")
+    p.add_argument("--results", help="a directory for table, plots and samples")
+    p.add_argument("husk", help="the program")
+    p.add_argument("sandbox", help="the one that bench/sandbox.c makes")
+    p.add_argument("peers", nargs="*", help=f"NAME=PYTHON, which has the package of that kernel: {', '.join(MODULES)}")
+    a = p.parse_args()
+    a.peers = [tuple(word.split("=", 1)) for word in a.peers]
+    if any(len(pair) != 2 or pair[0] not in MODULES for pair in a.peers) or (a.against and "=" not in a.against):
+        p.error("a peer is NAME=PYTHON, another husk NAME=HUSK")
+    return a
+
+
+def run(a, report, directory):
+    """Whether nothing was left behind."""
+    only = a.only or (("starts", "kernels") if a.quick or a.against else SECTIONS)
+    husks, good = {MINE: a.husk}, True
+    if a.against:
+        name, program = a.against.split("=", 1)
+        husks[name] = program
+    found = find_peers(a.peers) if {"starts", "interrupts", "kernels"} & set(only) else {}
+    report.about.update({name: version for name, (_, version) in found.items()})
+    report.about["Python of the cells"] = "%d.%d.%d" % sys.version_info[:3]
+    peers = peer_commands(found)
+    if "starts" in only:
+        starts(report, husks, peers, directory, Kernel, a.rounds or (5 if a.quick else 12))
+    if "interrupts" in only:
+        mine = {name: [husk, "kernel", "--python", sys.executable, "-f", "{connection_file}"] for name, husk in husks.items()}
+        interrupts(report, {**mine, **peers}, directory, Kernel)
+    if "kernels" in only:
+        kernels(report, husks, peers, a.floor, directory, a.rounds or (2 if a.quick else 5))
+    if "sandbox" in only:
+        rows, good = sandbox(a.sandbox, a.husk, directory)
+        report.add_rows("sandbox", rows)
+    if "operations" in only:
+        (directory / "operations").mkdir(mode=0o700)
+        report.add_rows("operations", operations(a.husk, directory / "operations", Client))
+    if "serve" in only:
+        (directory / "serve").mkdir()
+        serve(report, a.husk, directory / "serve")
+    if "network" in only:
+        report.add_rows("network", network(a.husk, directory))
+    return good
 
 
 def main():
-    words, only = sys.argv[1:], None
-    if words[:1] == ["--only"]:
-        only, words = words[1], words[2:]
-    peers = [tuple(word.split("=", 1)) for word in words[2:]]
-    if len(words) < 2 or any(len(p) != 2 or p[0] not in MODULES for p in peers):
-        sys.exit(__doc__)
-    husk, program = words[:2]
-    good = True
-    print(f"{os.cpu_count()} processors, Linux {os.uname().release}, uid {os.getuid()},"
-          f" load {os.getloadavg()[0]:.1f}")
+    a = read_arguments()
+    report = Report()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        directory = pathlib.Path(name)
-        if only in (None, "kernels", "starts"):
-            peers = find_peers(peers)
-        if only in (None, "starts"):
-            starts(husk, peer_commands(peers), directory, Kernel)
-        if only in (None, "kernels"):
-            kernels(husk, peers, directory)
-        if only in (None, "sandbox"):
-            rows, good = sandbox(program, husk, directory)
-            show_rows(rows)
-        if only in (None, "operations"):
-            (directory / "operations").mkdir(mode=0o700)
-            show_rows(operations(husk, directory / "operations", Client))
-        if only in (None, "serve"):
-            (directory / "serve").mkdir()
-            serve(husk, directory / "serve", show)
-        if only in (None, "network"):
-            show_rows(network(husk, directory))
-    sys.exit(0 if good else "bench: a cycle of sandboxes left something behind, see above")
+        good = run(a, report, pathlib.Path(name))
+    print(report.table())
+    if a.results:
+        print(report.save(a.results))
+    if not good:
+        sys.exit("bench: a cycle of sandboxes left something behind, see above")
+    if a.against:
+        said, good = report.verdicts(a.against.split("=", 1)[0])
+        print(said)
+        sys.exit(0 if good else f"bench: worse than {a.against.split('=', 1)[0]}")
 
 
 if __name__ == "__main__":

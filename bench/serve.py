@@ -161,10 +161,10 @@ def husk_alone(server):
     return rows
 
 
-def serve(husk, directory, show):
+def serve(report, husk, directory):
     argv = [husk, "serve", "--port=0", "-o", "json", f"--python={sys.executable}"]
     env = {k: v for k, v in os.environ.items() if k not in ("JUPYTER_TOKEN", "JUPYTER_PORT", "PORT")}
-    makers = {"husk serve": lambda: Server(argv, env),
+    makers = {"husk": lambda: Server(argv, env),
               "Jupyter, ipykernel": lambda: jupyter(directory, sys.executable, "ipykernel"),
               "Jupyter, husk": lambda: jupyter(directory, sys.executable, "husk", [
                   husk, "kernel", f"--python={sys.executable}", "--profile=strict", "-f", "{connection_file}"])}
@@ -174,18 +174,16 @@ def serve(husk, directory, show):
         try:
             server = make()
         except (RuntimeError, OSError) as e:
-            print(f"{name}: left out, {e}")
+            print(f"{name}: left out, {e}", file=sys.stderr)
             continue
         try:
             found[name] = measure(server)
         finally:
             server.stop()
-    print(f"{'':46}" + "".join(f"{name:>20}" for name in found))
     for row in next(iter(found.values())):
-        print(f"{row:46}" + "".join(f"{show(f.get(row, '-')):>20}" for f in found.values()))
+        report.add("serve", row, {name: [f[row]] for name, f in found.items() if row in f})
     server = Server(argv, env)
     try:
-        for row, value in husk_alone(server).items():
-            print(f"{row:60}{show(value):>6}")
+        report.add_rows("serve, many", husk_alone(server))
     finally:
         server.stop()

@@ -2,23 +2,21 @@
 """How long it takes until there is a first result: warm, cold, and beside the peers. Part of bench.py.
 
 Rounds of all in turn, in an order that rotates, so that what the machine does meanwhile meets all alike. The
-least of the times is what the work takes, the median what a user of this machine sees today; processor time is of
-the whole start, one cell and the end, of all processes, and hardly knows what else runs.
+median is what a user of this machine sees today; processor time is of the whole start, one cell and the end, of all
+processes, and hardly knows what else runs.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import time
 
-ROUNDS = 12
 
 
-def rounds(acts):
+def rounds(acts, n):
     """{name: [what act() returned, ...]}"""
     names, found = list(acts), {name: [] for name in acts}
-    for i in range(ROUNDS):
+    for i in range(n):
         for name in names[i % len(names):] + names[:i % len(names)]:
             found[name].append(acts[name]())
     return found
@@ -47,31 +45,24 @@ def whole(argv):
     return (time.perf_counter() - begin) * 1e3, (used.ru_utime + used.ru_stime) * 1e3
 
 
-def line(name, values):
-    return f"{name:46}{min(values):10.1f}{statistics.median(values):10.1f}"
-
-
-def starts(husk, peers, directory, Kernel):
-    """Prints two tables. `peers`: {name: argv}."""
+def starts(report, husks, peers, directory, Kernel, n):
+    """`husks`: {name: program}, `peers`: {name: argv}; n rounds."""
     python = ["--python", sys.executable]
-    for profile in ("notebook", "strict"):
-        made = subprocess.run([husk, "warm", *python, "--profile", profile], capture_output=True, text=True)
-        print(f"husk warm, {profile}: {(made.stdout or made.stderr).strip()}")
-    kernel = [husk, "kernel", *python, "-f", "{connection_file}"]
-    commands = {"husk, warm": kernel, "husk, cold": [*kernel, "--start", "cold"], **peers}
-    found = rounds({name: lambda argv=argv: first_result(lambda: Kernel(argv, directory)) for name, argv in commands.items()})
-    for i, what in enumerate(("spawn to kernel_info, ms", "spawn to first result, ms", "processor, with the end, ms")):
-        print(f"{what:46}{'least':>10}{'median':>10}")
-        for name, values in found.items():
-            print(line(f"  {name}", [v[i] for v in values]))
-    run = [husk, "run", *python]
-    found = rounds({
-        "husk run -c 'print(1)', warm": lambda: whole([*run, "-c", "print(1)"]),
-        "husk run -c 'print(1)', cold": lambda: whole([*run, "--start", "cold", "-c", "print(1)"]),
-        "python -c 'import IPython'": lambda: whole([sys.executable, "-c", "import IPython"]),
-        "python -c 'print(1)'": lambda: whole([sys.executable, "-c", "print(1)"]),
-    })
-    for i, what in enumerate(("whole process, ms", "processor, ms")):
-        print(f"{what:46}{'least':>10}{'median':>10}")
-        for name, values in found.items():
-            print(line(f"  {name}", [v[i] for v in values]))
+    commands, whole_commands = {}, {}
+    for name, husk in husks.items():
+        for profile in ("notebook", "strict"):
+            made = subprocess.run([husk, "warm", *python, "--profile", profile], capture_output=True, text=True)
+            if made.returncode:
+                print(f"{name} warm, {profile}: {made.stderr.strip()}", file=sys.stderr)
+        kernel, run = [husk, "kernel", *python, "-f", "{connection_file}"], [husk, "run", *python]
+        commands.update({name: kernel, f"{name}, cold": [*kernel, "--start", "cold"]})
+        whole_commands.update({name: [*run, "-c", "print(1)"], f"{name}, cold": [*run, "--start", "cold", "-c", "print(1)"]})
+    commands.update(peers)
+    whole_commands["python -c 'import IPython'"] = [sys.executable, "-c", "import IPython"]
+    whole_commands["python -c 'print(1)'"] = [sys.executable, "-c", "print(1)"]
+    found = rounds({name: lambda argv=argv: first_result(lambda: Kernel(argv, directory)) for name, argv in commands.items()}, n)
+    for i, what in enumerate(("spawn to kernel_info, ms", "spawn to first result, ms", "processor: start, one cell, end, ms")):
+        report.add("starts", what, {name: [v[i] for v in values] for name, values in found.items()})
+    found = rounds({name: lambda argv=argv: whole(argv) for name, argv in whole_commands.items()}, n)
+    for i, what in enumerate(("husk run -c 'print(1)', whole process, ms", "husk run -c 'print(1)', processor, ms")):
+        report.add("one command", what, {name: [v[i] for v in values] for name, values in found.items()})

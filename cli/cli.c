@@ -6,21 +6,23 @@
 #include <poll.h>
 #include <signal.h>
 #include <sodium.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/options.h"
 #include "kernel/paths.h"
 
-#define START_MS 60000
 #define END_MS 5000
+#define FRONT_FD 3 /* in the kernel */
 
 extern char **environ;
 
@@ -192,7 +194,7 @@ print_json(struct bytes json)
 /*** Sandboxes ***/
 
 int
-open_sandbox(const char *what, int listen, struct client *ret, struct registry_entry *ret_entry)
+open_sandbox(const char *what, struct client *ret)
 {
     struct registry_list list;
     const struct registry_entry *e;
@@ -204,29 +206,28 @@ open_sandbox(const char *what, int listen, struct client *ret, struct registry_e
         return -1;
     }
     e = registry_find(&list, what, &err);
-    if (e && client_open(e->connection_file, e->pid, listen, ret, &err) == 0) {
+    if (e && client_open(e, ret, &err) == 0)
         r = 0;
-        if (ret_entry)
-            *ret_entry = (struct registry_entry){.pid = e->pid, .started = e->started, .id = strdup(e->id)};
-    } else {
-        if (e)
-            err_wrap(&err, "%s", e->id);
+    else if (e)
+        err_wrap(&err, "%s", e->id);
+    if (r < 0)
         failed(&err);
-    }
     registry_release(&list);
     return r;
 }
 
 static int
-spawn_kernel(const struct strv *options, const char *name, int stays, struct started *s, struct err *err)
+spawn_kernel(const struct strv *options, const char *name, int stays, int front, struct started *s, struct err *err)
 {
     scoped(strv_release) struct strv argv = {0};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, ignored;
+    const struct process_fd fds[] = {
+        PROCESS_NO_INPUT, PROCESS_NO_OUTPUT, {.as = FRONT_FD, .fd = front},
+        stays ? (struct process_fd){.as = 2, .path = s->log, .flags = O_WRONLY | O_CREAT | O_EXCL | O_APPEND}
+              : (struct process_fd)PROCESS_END,
+        PROCESS_END};
     char parent[32];
-    int r, bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
-                 strv_add(&argv, "-f") < 0 || strv_add(&argv, s->file) < 0;
+    int bad = strv_add(&argv, paths_kernel()) < 0 || strv_add(&argv, "kernel") < 0 ||
+              strv_add(&argv, "-f") < 0 || strv_add(&argv, s->file) < 0 || strv_addf(&argv, "--front=%d", FRONT_FD) < 0;
 
     for (size_t i = 0; !bad && i < options->len; i++)
         bad = strv_add(&argv, options->item[i]) < 0;
@@ -239,58 +240,63 @@ spawn_kernel(const struct strv *options, const char *name, int stays, struct sta
         unsetenv("JPY_PARENT_PID");
     else
         setenv("JPY_PARENT_PID", parent, 1);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    if (stays) {
+    if (stays)
         snprintf(s->log, sizeof s->log, "%.*s.log", (int)(strlen(s->file) - strlen(".connection")), s->file);
-        posix_spawn_file_actions_addopen(&actions, 2, s->log, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600);
+    return process_spawn(argv.item, environ, fds, PROCESS_OF_ITS_OWN, &s->pid, err);
+}
+
+/* Waits for its end, then ends it. Its status, or -1. */
+static int
+await_end(struct started *s)
+{
+    scoped(fd_close) int pidfd = s->pid > 0 ? (int)syscall(SYS_pidfd_open, s->pid, 0) : -1;
+    struct pollfd gone = {.fd = pidfd, .events = POLLIN};
+    int64_t end = now_ms() + END_MS;
+    int status = -1;
+
+    while (s->pid > 0 && now_ms() < end) {
+        if (waitpid(s->pid, &status, WNOHANG) != 0)
+            s->pid = 0;
+        else
+            poll(&gone, 1, pidfd >= 0 ? 100 : 2);
     }
-    posix_spawnattr_init(&attr);
-    sigemptyset(&none);
-    sigemptyset(&ignored);
-    sigaddset(&ignored, SIGPIPE);
-    posix_spawnattr_setsigmask(&attr, &none); /* what we block and ignore is no affair of the cells */
-    posix_spawnattr_setsigdefault(&attr, &ignored);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID /* an interrupt at the terminal is ours */ |
-                                        POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    r = posix_spawn(&s->pid, paths_program(), &actions, &attr, argv.item, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    errno = r;
-    return r != 0 ? err_errno(err, "start '%s'", paths_program()) : 0;
+    if (s->pid > 0)
+        pid_end(&s->pid);
+    return status;
 }
 
-/* Whether it has ended; it said why on stderr. */
+/* It ends, and says why on stderr. */
 static int
-has_ended(struct started *s, struct err *err)
+tell_end(struct started *s, struct err *err)
 {
-    int status;
+    int status = await_end(s);
 
-    if (waitpid(s->pid, &status, WNOHANG) != s->pid)
-        return 0;
-    s->pid = 0;
-    err_set(err, WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILURE, "the sandbox did not start");
-    return 1;
+    return err_set(err, status != -1 && WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILURE,
+                   "the sandbox did not start");
 }
 
-/* Its sockets are there. */
 static int
-await_kernel(struct started *s, struct err *err)
+await_built(struct started *s, struct client *c, int signals, struct err *err)
 {
-    int64_t end = now_ms() + START_MS;
-    char path[4400];
+    for (;;) {
+        struct pollfd p[2] = {{.fd = c->front.socket, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+        struct frame f;
+        int r = front_next(&c->front, &f, err);
 
-    snprintf(path, sizeof path, "%.*s-%d", (int)(strlen(s->file) - strlen(".connection")), s->file,
-             REGISTRY_HB_PORT);
-    while (access(path, F_OK) < 0) {
-        if (has_ended(s, err))
+        if (r < 0)
             return -1;
-        if (now_ms() > end)
-            return err_set(err, ETIMEDOUT, "the sandbox does not start");
-        poll(NULL, 0, 1);
+        if (r > 0 && f.number == FRONT_BUILT) {
+            struct bytes id = frame_part(&f, 0);
+            snprintf(s->id, sizeof s->id, "%.*s", (int)id.len, (const char *)id.data);
+            return 0;
+        }
+        if (r > 0)
+            continue;
+        if (c->front.ended)
+            return tell_end(s, err);
+        if (poll(p, 2, -1) > 0 && p[1].revents)
+            return err_set(err, EINTR, "it was interrupted before the sandbox was there");
     }
-    return 0;
 }
 
 void
@@ -317,26 +323,37 @@ is_taken(const char *name, struct err *err)
     return taken;
 }
 
-/* With a client, that one is opened while the kernel starts: it waits for the welcome, as it has to anyway. */
-int
-start_kernel(const struct strv *options, const char *name, int stays, struct started *ret, struct client *client,
+/* What it was started with, and what is to be said first. */
+static int
+begin_kernel(const struct strv *options, const char *name, int stays, struct started *s, struct client *c,
              struct err *err)
 {
-    struct started s = {0};
-    int r;
+    int pair[2], r;
+
+    if ((name && is_taken(name, err)) ||
+        (!*s->file && registry_connection(s->file, sizeof s->file, err) < 0))
+        return -1;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, "start a kernel");
+    client_take(pair[0], c);
+    r = spawn_kernel(options, name, stays, pair[1], s, err);
+    close(pair[1]);
+    front_send(&c->front, (struct frame){.number = FRONT_ENVIRONMENT}, NULL, 0);
+    return r;
+}
+
+int
+start_kernel(const struct strv *options, const char *name, int stays, int signals, struct started *ret,
+             struct client *client, struct err *err)
+{
+    struct started s = *ret;
+    struct client c = CLIENT_NONE;
 
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start");
-    r = (name && is_taken(name, err)) || registry_connection(s.file, sizeof s.file, err) < 0 ||
-                spawn_kernel(options, name, stays, &s, err) < 0
-            ? -1
-        : client ? client_open(s.file, s.pid, 1, client, err)
-                 : await_kernel(&s, err);
-    if (r < 0) {
-        if (client && s.pid > 0)
-            (void)has_ended(&s, err);
-        if (s.pid > 0)
-            pid_end(&s.pid);
+    if (begin_kernel(options, name, stays, &s, &c, err) < 0 || await_built(&s, &c, signals, err) < 0) {
+        client_close(&c); /* which ends it */
+        (void)await_end(&s);
         show_log(&s);
         unlink(s.file);
         if (*s.log)
@@ -344,26 +361,19 @@ start_kernel(const struct strv *options, const char *name, int stays, struct sta
         return -1;
     }
     *ret = s;
+    *client = c;
     return 0;
 }
 
 void
 end_kernel(struct started *s, struct client *c)
 {
-    int64_t end = now_ms() + END_MS;
     struct err unused;
     char id[80];
 
-    if (c && c->context)
+    if (c)
         (void)client_send(c, CONTROL, "shutdown_request", BYTES("{\"restart\":false}"), NULL, 0, id, &unused);
-    while (s->pid > 0 && now_ms() < end) {
-        if (waitpid(s->pid, NULL, WNOHANG) != 0)
-            s->pid = 0;
-        else
-            poll(NULL, 0, 2);
-    }
-    if (s->pid > 0)
-        pid_end(&s->pid);
+    (void)await_end(s);
     unlink(s->file);
     if (*s->log)
         unlink(s->log);

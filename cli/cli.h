@@ -43,7 +43,7 @@ int64_t seconds_read(const char *text);
 int failed(const struct err *err);
 
 /* Finds a sandbox and connects to it. 0, or -1 when it has said what is wrong. */
-int open_sandbox(const char *what, int listen, struct client *ret, struct registry_entry *ret_entry);
+int open_sandbox(const char *what, struct client *ret);
 
 /* As a tree; what stands for bytes that are no UTF-8 (\udc80 to \udcff) becomes U+FFFD: for people. */
 json_t *tree_of(struct bytes json);
@@ -51,16 +51,17 @@ json_t *tree_of(struct bytes json);
 /* JSON on stdout, with a line end. */
 void print_json(struct bytes json);
 
-/* Starts `husk kernel` with these options: a child that ends with us, or with `stays` one that lives on.
- * Waits until it can be connected to; its sandbox may still fail. */
+/* Starts `husk kernel` with these options: a child that ends when *client is closed, or with `stays` one that lives
+ * on. Waits until its sandbox is there, or `signals` (or -1) is readable: then err->code is EINTR. */
 struct started {
     pid_t pid;
-    char file[4400]; /* the connection file */
+    char id[64];
+    char file[4400]; /* the connection file; if one is named before the start, that of the caller's */
     /* stays: what it says goes there. Our stderr may be a pipe that somebody reads to its end. */
     char log[4400];
 };
 /* err->code EXIT_USAGE: the options are wrong, and it has said how. */
-int start_kernel(const struct strv *options, const char *name, int stays, struct started *ret,
+int start_kernel(const struct strv *options, const char *name, int stays, int signals, struct started *ret,
                  struct client *client, struct err *err);
 /* What one that stays has said until now, on stderr: why it did not start. */
 void show_log(const struct started *s);

@@ -7,119 +7,52 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "wall/agent.h"
 
-#define WELCOME_MS 60000
 #define LINGER_MS 200
-#define LAST_MS 50     /* for what was on its way when the kernel ended */
-#define RECONNECT_MS 2 /* while the kernel has not bound its sockets yet */
+#define FRAMES_MAX (2 + WIRE_PARTS + MESSAGE_BUFFERS)
 
-/* With the pair of the connection file, as jupyter_client does. */
-static int
-encrypt(void *socket, const struct conn *conn)
+void
+client_take(int fd, struct client *ret)
 {
-    if (!conn->curve_secret)
-        return 0;
-    return zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, conn->curve_public, CURVE_Z85 + 1) < 0 ||
-                   zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, conn->curve_public, CURVE_Z85 + 1) < 0 ||
-                   zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, conn->curve_secret, CURVE_Z85 + 1) < 0
-               ? -1
-               : 0;
-}
-
-static int
-connect_to(struct client *c, enum channel channel, int type, struct err *err)
-{
-    char address[512];
-    int linger = LINGER_MS, none = 0, again = RECONNECT_MS;
-
-    if (conn_address(&c->conn, channel, address, sizeof address) < 0)
-        return err_set(err, EINVAL, "an address is too long");
-    c->socket[channel] = zmq_socket(c->context, type);
-    if (!c->socket[channel] || zmq_setsockopt(c->socket[channel], ZMQ_LINGER, &linger, sizeof linger) < 0 ||
-        zmq_setsockopt(c->socket[channel], ZMQ_RECONNECT_IVL, &again, sizeof again) < 0 ||
-        zmq_setsockopt(c->socket[channel], ZMQ_SNDHWM, &none, sizeof none) < 0 ||
-        zmq_setsockopt(c->socket[channel], ZMQ_RCVHWM, &none, sizeof none) < 0 ||
-        zmq_setsockopt(c->socket[channel], ZMQ_ROUTING_ID, wire_session(c->wire),
-                       strlen(wire_session(c->wire))) < 0 ||
-        (channel == IOPUB && zmq_setsockopt(c->socket[channel], ZMQ_SUBSCRIBE, "", 0) < 0) ||
-        encrypt(c->socket[channel], &c->conn) < 0 ||
-        zmq_connect(c->socket[channel], address) < 0)
-        return err_set(err, errno, "connect to '%s': %s", address, zmq_strerror(errno));
-    return 0;
-}
-
-static int
-await_welcome(struct client *c, struct err *err)
-{
-    int64_t end = now_ms() + WELCOME_MS;
-
-    for (;;) {
-        struct message m = {0};
-        int r = client_next(c, 1u << IOPUB, -1, end, &m, err);
-        int welcome = r == 1 && json_string_is(m.msg.msg_type, "iopub_welcome");
-        message_release(&m);
-        if (welcome)
-            return 0;
-        if (r <= 0)
-            return r < 0 ? -1 : err_set(err, ETIMEDOUT, "the kernel does not answer");
-    }
+    *ret = CLIENT_NONE;
+    front_open(&ret->front, fd, FRONT_BY_KERNEL);
+    sender_init(&ret->sender);
 }
 
 int
-client_open(const char *connection_file, pid_t pid, int listen, struct client *ret, struct err *err)
+client_open(const struct registry_entry *entry, struct client *ret, struct err *err)
 {
-    struct client c = {.pidfd = (int)syscall(SYS_pidfd_open, pid, 0)};
-    int unused;
+    struct conn conn;
+    struct bytes key;
+    int fd, unused;
 
     if (sodium_init() < 0)
         return err_set(err, EIO, "libsodium does not start");
-    if (conn_load(connection_file, &c.conn, &unused, err) < 0)
+    if (conn_load(entry->connection_file, &conn, &unused, err) < 0)
         return -1;
-    if (!c.conn.port[SHELL])
-        return err_set(err, ENOENT, "'%s' has no ports: its kernel has not registered", connection_file);
-    c.wire = wire_new(c.conn.scheme, c.conn.key, c.conn.key_len, err);
-    if (c.wire)
-        conn_forget_key(&c.conn);
-    c.context = c.wire ? zmq_ctx_new() : NULL;
-    if (c.context && connect_to(&c, SHELL, ZMQ_DEALER, err) == 0 &&
-        connect_to(&c, CONTROL, ZMQ_DEALER, err) == 0 && connect_to(&c, STDIN, ZMQ_DEALER, err) == 0 &&
-        (!listen || (connect_to(&c, IOPUB, ZMQ_SUB, err) == 0 && await_welcome(&c, err) == 0))) {
-        *ret = c;
-        return 0;
+    fd = registry_connect(entry, err);
+    if (fd >= 0) {
+        client_take(fd, ret);
+        key = (struct bytes){(const uint8_t *)conn.key, conn.key_len};
+        front_send(&ret->front, (struct frame){.number = FRONT_HELLO}, &key, 1);
     }
-    if (c.wire && !c.context)
-        err_errno(err, "start ZeroMQ");
-    client_close(&c);
-    return -1;
-}
-
-/* What was not sent is for nobody once the kernel has ended: a socket would wait all the same. */
-static void
-close_socket(struct client *c, void *socket)
-{
-    int none = 0;
-
-    if (c->pidfd >= 0 && poll(&(struct pollfd){.fd = c->pidfd, .events = POLLIN}, 1, 0) == 1)
-        (void)zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
-    zmq_close(socket);
+    conn_release(&conn);
+    return fd < 0 ? -1 : 0;
 }
 
 void
 client_close(struct client *c)
 {
-    for (int i = 0; i < CHANNELS; i++)
-        if (c->socket[i])
-            close_socket(c, c->socket[i]);
-    if (c->context)
-        zmq_ctx_term(c->context);
-    wire_free(c->wire);
-    conn_release(&c->conn);
-    fd_close(&c->pidfd);
-    *c = (struct client){.pidfd = -1};
+    front_linger(&c->front, LINGER_MS);
+    front_release(&c->front);
+}
+
+void
+client_let_live(struct client *c)
+{
+    front_send(&c->front, (struct frame){.number = FRONT_STAY}, NULL, 0);
 }
 
 int
@@ -128,80 +61,105 @@ client_send(struct client *c, enum channel channel, const char *type, struct byt
 {
     scoped(buf_release) struct buf header = {0};
     struct bytes part[WIRE_PARTS];
-    char sig[WIRE_SIGNATURE];
-    int r;
 
-    if (wire_header(c->wire, type, &header) < 0)
+    if (sender_header(&c->sender, type, &header) < 0)
         return err_errno(err, "make a message");
     part[WIRE_HEADER] = (struct bytes){header.data, header.len};
     part[WIRE_PARENT] = part[WIRE_METADATA] = BYTES("{}");
     part[WIRE_CONTENT] = content;
-    wire_sign(c->wire, part, sig);
-    snprintf(id, 80, "%s", wire_last_id(c->wire));
-    r = send_bytes(c->socket[channel], BYTES(WIRE_DELIMITER), 1);
-    r = r < 0 ? r : send_bytes(c->socket[channel], bytes_of(sig), 1);
-    for (int i = 0; r == 0 && i < WIRE_PARTS; i++)
-        r = send_bytes(c->socket[channel], part[i], i + 1 < WIRE_PARTS || n > 0);
-    for (size_t i = 0; r == 0 && i < n; i++)
-        r = send_bytes(c->socket[channel], buffers[i], i + 1 < n);
-    return r < 0 ? err_set(err, errno, "send to the kernel: %s", zmq_strerror(errno)) : 0;
+    snprintf(id, 80, "%s", c->sender.last_id);
+    front_message(&c->front, 0, channel, part, buffers, n);
+    return 0; /* one that has ended is heard of when it is listened to */
 }
 
+/* What a frame says; it stays where it is. */
 static int
-next_message(struct client *c, unsigned channels, int fd, int64_t end, struct message *ret, struct err *err)
+read_frame(const struct frame *f, struct message *m, struct err *err)
 {
-    for (;;) {
-        zmq_pollitem_t items[CHANNELS + 2];
-        int64_t now;
-        int n = 0, ended = -1;
+    struct bytes frames[FRAMES_MAX] = {BYTES(WIRE_DELIMITER)}, part;
+    size_t at = 0, n = 2;
 
-        for (int i = 0; i < CHANNELS; i++) {
-            if (!(channels & 1u << i) || !c->socket[i])
-                continue;
-            if (frames_recv(&ret->frames, c->socket[i])) {
-                if (wire_open(c->wire, ret->frames.bytes, ret->frames.n, &ret->msg, err) < 0)
-                    return -1;
-                ret->channel = (enum channel)i;
-                return 1;
-            }
-            items[n++] = (zmq_pollitem_t){.socket = c->socket[i], .events = ZMQ_POLLIN};
-        }
-        if (c->pidfd >= 0) {
-            ended = n;
-            items[n++] = (zmq_pollitem_t){.fd = c->pidfd, .events = ZMQ_POLLIN};
-        }
-        if (fd >= 0)
-            items[n++] = (zmq_pollitem_t){.fd = fd, .events = ZMQ_POLLIN};
-        now = now_ms();
-        if (end && now >= end)
-            return 0;
-        if (zmq_poll(items, n, end ? (long)(end - now) : -1) < 0 && errno != EINTR)
-            return err_set(err, errno, "wait for the kernel: %s", zmq_strerror(errno));
-        if (ended >= 0 && items[ended].revents) {
-            /* What it said before is heard first. */
-            if (zmq_poll(items, ended, LAST_MS) <= 0)
-                return err_set(err, ECHILD, "the kernel ended");
-            continue;
-        }
-        if (fd >= 0 && items[n - 1].revents)
-            return 0;
-    }
+    while (frame_next(f, &at, &part))
+        if (n < FRAMES_MAX)
+            frames[n++] = part;
+    if (wire_parse(frames, 0, n, &m->msg, err) < 0)
+        return -1;
+    m->channel = (enum channel)f->value;
+    for (size_t i = 0; i < m->msg.buffers; i++)
+        m->buffer[i] = frames[m->msg.first_buffer + i];
+    return 0;
+}
+
+static void
+move(struct bytes *b, const uint8_t *from, const uint8_t *to)
+{
+    b->data = b->data ? to + (b->data - from) : NULL;
+}
+
+/* Copies what is borrowed. */
+static void
+keep(struct message *m)
+{
+    const uint8_t *from = m->msg.part[WIRE_HEADER].data;
+    struct bytes last = m->msg.buffers ? m->buffer[m->msg.buffers - 1] : m->msg.part[WIRE_CONTENT];
+
+    if (buf_add(&m->kept, from, (size_t)(last.data + last.len - from)) < 0)
+        abort();
+    for (int i = 0; i < WIRE_PARTS; i++)
+        move(&m->msg.part[i], from, m->kept.data);
+    for (size_t i = 0; i < m->msg.buffers; i++)
+        move(&m->buffer[i], from, m->kept.data);
+    move(&m->msg.msg_id, from, m->kept.data);
+    move(&m->msg.msg_type, from, m->kept.data);
+}
+
+/* Waits for the kernel, or for `fd`: 1, as one is ready. 0: `end` has come. -1: err is set. */
+static int
+await(struct client *c, int fd, int64_t end, int *ret_fd, struct err *err)
+{
+    struct pollfd p[2] = {{.fd = c->front.socket, .events = POLLIN | (front_waiting(&c->front) ? POLLOUT : 0)},
+                          {.fd = fd, .events = POLLIN}};
+    int64_t now = now_ms();
+
+    if (c->front.ended || c->front.socket < 0)
+        return err_set(err, ECHILD, "the kernel ended");
+    if (end && now >= end)
+        return 0;
+    if (poll(p, 2, end ? (int)(end - now) : -1) < 0 && errno != EINTR)
+        return err_errno(err, "wait for the kernel");
+    if (p[0].revents & POLLOUT)
+        front_flush(&c->front);
+    *ret_fd = fd >= 0 && p[1].revents;
+    return 1;
 }
 
 int
 client_next(struct client *c, unsigned channels, int fd, int64_t end, struct message *ret, struct err *err)
 {
-    int r = next_message(c, channels, fd, end, ret, err);
+    int at_fd = 0, r;
 
-    if (r != 1) /* there is room for frames, and none has come */
-        message_release(ret);
-    return r;
+    message_release(ret);
+    for (;;) {
+        struct frame f;
+        while ((r = front_next(&c->front, &f, err)) > 0) {
+            if (f.number != FRONT_MESSAGE_TO || f.value >= CHANNELS || !(channels & 1u << f.value))
+                continue;
+            return read_frame(&f, ret, err) < 0 ? -1 : 1;
+        }
+        if (r < 0)
+            return -1;
+        if (at_fd)
+            return 0;
+        r = await(c, fd, end, &at_fd, err);
+        if (r <= 0)
+            return r;
+    }
 }
 
 void
 message_release(struct message *m)
 {
-    frames_release(&m->frames);
+    buf_release(&m->kept);
     *m = (struct message){0};
 }
 
@@ -222,7 +180,7 @@ message_content(const struct message *m)
 struct bytes
 message_buffer(const struct message *m, size_t i)
 {
-    return i < m->msg.buffers ? m->frames.bytes[m->msg.first_buffer + i] : (struct bytes){0};
+    return i < m->msg.buffers ? m->buffer[i] : (struct bytes){0};
 }
 
 static int
@@ -254,6 +212,17 @@ take_error(struct bytes content, struct err *err)
 }
 
 int
+message_result(const struct message *m, struct bytes *ret, struct err *err)
+{
+    struct bytes status;
+
+    return json_get(message_content(m), "status", &status) == J_STRING && json_string_is(status, "ok") &&
+                   json_get(message_content(m), "result", ret) == J_OBJECT
+               ? 0
+               : take_error(message_content(m), err);
+}
+
+int
 client_call(struct client *c, const char *method, struct bytes params, struct bytes buffer, int64_t end,
             struct message *m, struct bytes *ret, struct err *err)
 {
@@ -267,16 +236,12 @@ client_call(struct client *c, const char *method, struct bytes params, struct by
                     buffer.data ? 1 : 0, id, err) < 0)
         return -1;
     while ((r = client_next(c, 1u << CONTROL, -1, end, m, err)) == 1) {
-        struct bytes status;
-        if (!message_is_for(m, id)) {
-            message_release(m);
+        if (!message_is_for(m, id))
             continue;
-        }
-        if (json_get(message_content(m), "status", &status) == J_STRING && json_string_is(status, "ok") &&
-            json_get(message_content(m), "result", ret) == J_OBJECT)
-            return 0;
-        r = take_error(message_content(m), err);
-        message_release(m);
+        keep(m);
+        r = message_result(m, ret, err);
+        if (r < 0)
+            message_release(m);
         return r;
     }
     return r < 0 ? -1 : err_set(err, ETIMEDOUT, "the kernel does not answer");

@@ -114,26 +114,60 @@ show(struct copy *c, int last)
 
 /*** In ***/
 
+/* How many bytes of the file went; 0: it is whole, and that is said. -1 with err set. */
+static ssize_t
+send_piece(struct copy *c, int fd, const char *name, const char *upload, char *data, char id[static 80], struct err *err)
+{
+    scoped(buf_release) struct buf params = {0}, content = {0};
+    ssize_t n = read(fd, data, PIECE);
+    struct bytes piece = {(uint8_t *)data, n > 0 ? (size_t)n : 0};
+
+    if (n < 0)
+        return err_errno(err, "read '%s'", name);
+    add_string(&params, "upload", upload);
+    add_true(&params, "done", n == 0);
+    if (buf_printf(&content, "{\"method\":\"files.upload\",\"params\":%.*s}}", (int)params.len, params.data) < 0)
+        abort();
+    return client_send(&c->client, CONTROL, "sandbox_request", (struct bytes){content.data, content.len}, &piece, 1, id,
+                       err) < 0 ? -1 : n;
+}
+
 static int
-send_pieces(struct copy *c, int fd, const char *name, const char *id, struct err *err)
+await_taken(struct copy *c, const char *id, struct err *err)
+{
+    struct message m = {0};
+    struct bytes unused;
+
+    do
+        if (client_next(&c->client, 1u << CONTROL, -1, 0, &m, err) < 0)
+            return -1;
+    while (!message_is_for(&m, id));
+    return message_result(&m, &unused, err);
+}
+
+/* The next pieces are on their way while the first of them is written. */
+static int
+send_pieces(struct copy *c, int fd, const char *name, const char *upload, struct err *err)
 {
     scoped(str_free) char *data = malloc(PIECE);
-    ssize_t n;
+    char ids[AHEAD][80];
+    unsigned next = 0, out = 0;
+    ssize_t n = 1;
 
     if (!data)
         return err_errno(err, "read '%s'", name);
-    do {
-        scoped(buf_release) struct buf params = {0};
-        n = read(fd, data, PIECE);
-        if (n < 0)
-            return err_errno(err, "read '%s'", name);
-        add_string(&params, "upload", id);
-        add_true(&params, "done", n == 0);
-        if (tell(c, "files.upload", &params, (struct bytes){(uint8_t *)data, (size_t)n}, err) < 0)
+    while (n > 0 || out > 0) {
+        for (; n > 0 && out < AHEAD; out++) {
+            if ((n = send_piece(c, fd, name, upload, data, ids[(next + out) % AHEAD], err)) < 0)
+                return -1;
+            c->bytes += n;
+        }
+        if (await_taken(c, ids[next], err) < 0)
             return -1;
-        c->bytes += n;
+        next = (next + 1) % AHEAD;
+        out--;
         show(c, 0);
-    } while (n > 0);
+    }
     c->files++;
     return 0;
 }
@@ -258,13 +292,10 @@ ask_piece(struct copy *c, const char *from, int64_t offset, char id[static 80], 
 static ssize_t
 take_piece(struct copy *c, const struct message *m, int fd, const char *name, struct err *err)
 {
-    scoped(str_free) char *why = NULL;
     struct bytes piece = message_buffer(m, 0), unused;
 
-    if (json_get(message_content(m), "result", &unused) != J_OBJECT) {
-        why = string_of(message_content(m), "evalue");
-        return err_set(err, EIO, "%s", why ? why : "the kernel refused");
-    }
+    if (message_result(m, &unused, err) < 0)
+        return -1;
     if (piece.len > PIECE)
         return err_set(err, EPROTO, "more came than was asked for");
     if (fd_write_all(fd, piece.data, piece.len) < 0)
@@ -529,7 +560,7 @@ cp_command(int argc, char **argv)
     }
     if (strcmp(from_path ? argv[1] : argv[0], "-") == 0)
         return from_path ? copy_tar(argv[0], from_path, 0) : copy_tar(argv[1], to_path, 1);
-    if (open_sandbox(from_path ? argv[0] : argv[1], 0, &c.client, NULL) < 0)
+    if (open_sandbox(from_path ? argv[0] : argv[1], &c.client) < 0)
         return CLI_FAILURE;
     r = from_path ? copy_out(&c, from_path, argv[1], &err) : copy_in(&c, argv[0], to_path, &err);
     show(&c, 1);

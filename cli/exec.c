@@ -385,7 +385,7 @@ exec_command(int argc, char **argv)
                              : "husk: say which sandbox and which command; see husk exec --help\n", stderr);
         return EXIT_USAGE;
     }
-    if (open_sandbox(argv[n], 0, &x.client, NULL) < 0)
+    if (open_sandbox(argv[n], &x.client) < 0)
         return CLI_FAILURE;
     code = execute(&x, argc - n - 1, argv + n + 1);
     client_close(&x.client);
@@ -436,7 +436,7 @@ ps_command(int argc, char **argv)
     }
     if (format && strcmp(format, "table") == 0)
         format = NULL;
-    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+    if (open_sandbox(argv[n], &c) < 0)
         return CLI_FAILURE;
     result = call(&c, "proc.list", json_object(), &err);
     client_close(&c);
@@ -598,7 +598,7 @@ logs_command(int argc, char **argv)
         return EXIT_USAGE;
     }
     signal(SIGPIPE, SIG_IGN);
-    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+    if (open_sandbox(argv[n], &c) < 0)
         return CLI_FAILURE;
     r = argc - n == 2 ? follow(&c, argv[n + 1], again, &err) : follow_all(&c, again, &err);
     client_close(&c);

@@ -9,60 +9,51 @@
 
 #include "base/base.h"
 #include "base/log.h"
-#include "kernel/doctor.h"
 #include "kernel/exits.h"
-#include "kernel/install.h"
 #include "cli/cli.h"
-#include "kernel/kernel.h"
 #include "kernel/paths.h"
 
+/* A program of its own: it links what most commands do not need. `words`: in front of its arguments. */
 static int
-kernel_command(int argc, char **argv)
-{
-    static struct kernel k;
-    struct err err = {0};
-    int r;
-
-    for (int i = 0; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            puts("usage: husk kernel -f FILE [options]\n\n"
-                 "Runs one Jupyter kernel; Jupyter clients start it. Cells run in a sandbox.\n");
-            options_help();
-            puts("\nExit codes:");
-#define X(name, code, meaning) printf("  %2d  %s\n", code, meaning);
-            EXITS(X)
-#undef X
-            return EXIT_OK;
-        }
-    if (options_read(argc, argv, 0, &k.options, &err) < 0) {
-        log_error("%s", err.text);
-        return EXIT_USAGE;
-    }
-    log_open("husk", (enum log_level)k.options.log_level);
-    r = kernel_run(&k, &err);
-    if (err.code)
-        log_error("%s", err.text);
-    options_release(&k.options);
-    return r;
-}
-
-/* A program of its own: it links what kernels do not need. */
-static int
-serve_command(int argc, char **argv)
+become(const char *program, const char *const words[], int argc, char **argv)
 {
     scoped(strv_release) struct strv v = {0};
     struct err err;
 
-    if (strv_add(&v, "husk-serve") < 0)
-        abort();
+    for (; *words; words++)
+        if (strv_add(&v, *words) < 0)
+            abort();
     for (int i = 0; i < argc; i++)
         if (strv_add(&v, argv[i]) < 0)
             abort();
-    execv(paths_server(), v.item);
-    err_errno(&err, "start '%s'", paths_server());
+    execv(program, v.item);
+    err_errno(&err, "start '%s'", program);
     log_error("%s", err.text);
     return EXIT_SYSTEM;
 }
+
+static int
+serve_command(int argc, char **argv)
+{
+    return become(paths_server(), (const char *const[]){"husk-serve", NULL}, argc, argv);
+}
+
+static int
+launch_command(int argc, char **argv)
+{
+    return become(paths_launch(), (const char *const[]){"husk-launch", NULL}, argc, argv);
+}
+
+#define OF_KERNEL(name)                                                                        \
+    static int                                                                                 \
+    name##_command(int argc, char **argv)                                                      \
+    {                                                                                          \
+        return become(paths_kernel(), (const char *const[]){"husk", #name, NULL}, argc, argv); \
+    }
+OF_KERNEL(kernel)
+OF_KERNEL(install)
+OF_KERNEL(warm)
+OF_KERNEL(doctor)
 
 static int completion_command(int argc, char **argv);
 
@@ -90,6 +81,7 @@ static const struct {
     {"call", call_command, "one operation, by its name"},
     {"api", api_command, "the operations and their parameters"},
     {"completion", completion_command, "completion for bash or zsh, as text"},
+    {"launch", launch_command, "run a kernel for Enterprise Gateway or gateway_provisioners"},
     {"install", install_command, "make husk known to Jupyter clients"},
     {"warm", warm_command, "freeze an interpreter, so that kernels start in milliseconds"},
     {"doctor", doctor_command, "say what this machine can do for husk, and how to repair what is missing"},

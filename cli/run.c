@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "kernel/exits.h"
 
 #define GRACE_MS 3000       /* an interrupted cell has so long */
@@ -477,19 +478,16 @@ is_option(const struct strv *v, const char *name)
     return 0;
 }
 
+/* While the sandbox was being made. */
 static int
-take_signals(struct run *r, struct err *err)
+say_signal(struct run *r)
 {
-    sigset_t set;
+    struct signalfd_siginfo info;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    signal(SIGPIPE, SIG_IGN);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    r->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return r->signals < 0 ? err_errno(err, "listen to signals") : 0;
+    if (read(r->signals, &info, sizeof info) == (ssize_t)sizeof info)
+        r->signal = (int)info.ssi_signo;
+    r->exit_code = 128 + r->signal;
+    return -1;
 }
 
 static int
@@ -499,9 +497,11 @@ run_all(struct run *r, int is_text, struct err *err)
     int64_t timeout = r->timeout ? seconds_read(r->timeout) : 0, began;
     int status;
 
-    if (read_code(r, is_text, &code, err) < 0 || take_signals(r, err) < 0 ||
-        start_kernel(&r->options, r->name, r->keep, &r->kernel, &r->client, err) < 0)
-        return -1;
+    if (read_code(r, is_text, &code, err) < 0 || process_signals(&r->signals, err) < 0 ||
+        start_kernel(&r->options, r->name, r->keep, r->signals, &r->kernel, &r->client, err) < 0)
+        return err->code == EINTR ? say_signal(r) : -1;
+    if (r->keep)
+        client_let_live(&r->client);
     began = now_ms();
     r->end = timeout ? began + timeout : 0;
     if (!is_text && ends_with(r->code, ".ipynb")) {
@@ -528,25 +528,10 @@ release_run(struct run *r)
     fd_close(&r->signals);
 }
 
-static void
-say_kept(struct run *r)
-{
-    struct message m = {0};
-    struct bytes result, id;
-    struct err err;
-    scoped(buf_release) struct buf text = {0};
-
-    if (client_call(&r->client, "sandbox.info", BYTES("{}"), (struct bytes){0}, now_ms() + GRACE_MS, &m,
-                    &result, &err) == 0 &&
-        json_get(result, "id", &id) == J_STRING && json_unescape(id, &text) == 0 && buf_string(&text))
-        fprintf(stderr, "husk: the sandbox stays: %s\n", (char *)text.data);
-    message_release(&m);
-}
-
 int
 run_command(int argc, char **argv)
 {
-    scoped(release_run) struct run r = {.signals = -1};
+    scoped(release_run) struct run r = {.signals = -1, .client = CLIENT_NONE};
     const char *code = NULL;
     const struct flag flags[] = {{"code", 'c', .value = &code},
                                  {"timeout", 0, .value = &r.timeout},
@@ -591,7 +576,7 @@ run_command(int argc, char **argv)
             failed(&err);
     }
     if (r.keep && r.kernel.pid && status == 0)
-        say_kept(&r);
+        fprintf(stderr, "husk: the sandbox stays: %s\n", r.kernel.id);
     else if (r.kernel.pid)
         end_kernel(&r.kernel, &r.client);
     client_close(&r.client);

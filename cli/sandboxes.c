@@ -35,27 +35,6 @@ static const char create_usage[] =
     "  id=$(husk create --memory 2g)\n"
     "  husk create --name work --profile notebook --workdir .\n";
 
-static int
-say_id(struct client *c, struct err *err)
-{
-    struct message m = {0};
-    struct bytes result, id;
-    scoped(buf_release) struct buf text = {0};
-
-    /* Answered by the sandbox itself: it is there. */
-    if (client_call(c, "files.exists", BYTES("{\"path\":\".\"}"), (struct bytes){0}, 0, &m, &result, err) < 0)
-        return -1;
-    message_release(&m);
-    if (client_call(c, "sandbox.info", BYTES("{}"), (struct bytes){0}, now_ms() + ASK_MS, &m, &result, err) < 0)
-        return -1;
-    if (json_get(result, "id", &id) != J_STRING || json_unescape(id, &text) < 0 || !buf_string(&text))
-        err_set(err, EPROTO, "the kernel does not say its id");
-    else
-        puts((char *)text.data);
-    message_release(&m);
-    return text.len ? 0 : -1;
-}
-
 int
 create_command(int argc, char **argv)
 {
@@ -63,7 +42,7 @@ create_command(int argc, char **argv)
     const char *name = NULL;
     const struct flag flags[] = {{"name", 0, .value = &name}, {0}};
     struct started s = {0};
-    struct client c = {.pidfd = -1};
+    struct client c = CLIENT_NONE;
     struct err err;
     int n, has_profile = 0;
 
@@ -81,16 +60,12 @@ create_command(int argc, char **argv)
         has_profile |= strncmp(options.item[i], "--profile", 9) == 0;
     if (!has_profile && (strv_add(&options, "--profile") < 0 || strv_add(&options, "strict") < 0))
         abort();
-    if (start_kernel(&options, name, 1, &s, NULL, &err) < 0 || client_open(s.file, s.pid, 0, &c, &err) < 0 ||
-        say_id(&c, &err) < 0) {
-        if (s.pid)
-            show_log(&s);
+    if (start_kernel(&options, name, 1, -1, &s, &c, &err) < 0) {
         failed(&err);
-        n = err.code == EXIT_USAGE && !s.pid ? EXIT_USAGE : CLI_FAILURE;
-        end_kernel(&s, &c);
-        client_close(&c);
-        return n;
+        return err.code == EXIT_USAGE ? EXIT_USAGE : CLI_FAILURE;
     }
+    puts(s.id);
+    client_let_live(&c);
     client_close(&c);
     return EXIT_OK;
 }
@@ -161,7 +136,7 @@ call_and_print(const char *what, const char *method, struct bytes params, struct
     struct err err;
     int r;
 
-    if (open_sandbox(what, 0, &c, NULL) < 0)
+    if (open_sandbox(what, &c) < 0)
         return CLI_FAILURE;
     r = client_call(&c, method, params, buffer, 0, &m, &result, &err);
     if (r == 0 && raw && m.msg.buffers) {
@@ -212,7 +187,7 @@ info_command(int argc, char **argv)
     }
     if (format && strcmp(format, "json") == 0)
         return call_and_print(argv[n], methods[0], BYTES("{}"), (struct bytes){0}, 0);
-    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+    if (open_sandbox(argv[n], &c) < 0)
         return CLI_FAILURE;
     for (size_t i = 0; r == 0 && i < countof(methods); i++) {
         struct message m = {0};
@@ -277,7 +252,7 @@ diff_command(int argc, char **argv)
     }
     if (format && strcmp(format, "json") == 0)
         return call_and_print(argv[n], "sandbox.diff", BYTES("{}"), (struct bytes){0}, 0);
-    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+    if (open_sandbox(argv[n], &c) < 0)
         return CLI_FAILURE;
     r = client_call(&c, "sandbox.diff", BYTES("{}"), (struct bytes){0}, 0, &m, &result, &err);
     if (r == 0)
@@ -300,15 +275,16 @@ end_one(const struct registry_entry *e)
 {
     scoped(fd_close) int pidfd = (int)syscall(SYS_pidfd_open, e->pid, 0);
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
-    struct client c = {.pidfd = -1};
+    struct client c = CLIENT_NONE;
     struct err err;
     char id[80];
+    int asked;
 
     if (pidfd < 0 || !registry_is_alive(e)) /* after the descriptor: the pid is not another's */
         return 0;
-    if (client_open(e->connection_file, e->pid, 0, &c, &err) == 0)
-        (void)client_send(&c, CONTROL, "shutdown_request", BYTES("{\"restart\":false}"), NULL, 0, id, &err);
-    if (poll(&ended, 1, END_MS) != 1) {
+    asked = client_open(e, &c, &err) == 0 &&
+            client_send(&c, CONTROL, "shutdown_request", BYTES("{\"restart\":false}"), NULL, 0, id, &err) == 0;
+    if (!asked || poll(&ended, 1, END_MS) != 1) {
         (void)syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0);
         if (poll(&ended, 1, END_MS) != 1) {
             (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
@@ -545,7 +521,7 @@ port_command(int argc, char **argv)
             fputs("husk: say which sandbox and which port; see husk port --help\n", stderr);
         return EXIT_USAGE;
     }
-    if (open_sandbox(argv[n], 0, &c, NULL) < 0)
+    if (open_sandbox(argv[n], &c) < 0)
         return CLI_FAILURE;
     r = argc - n == 1 ? list_ports(&c, &err)
                       : expose(&c, close, argv[n + 1], argc - n == 3 ? argv[n + 2] : NULL, &err);

@@ -92,7 +92,7 @@ seat_of(struct view *v, struct registry_entry *e)
     s = &v->seat[v->len];
     *s = (struct seat){0};
     snprintf(s->id, sizeof s->id, "%s", e->id);
-    if (client_open(e->connection_file, e->pid, 0, &s->client, &err) < 0)
+    if (client_open(e, &s->client, &err) < 0)
         return NULL; /* it has just ended */
     v->len++;
     return s;

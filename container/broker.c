@@ -7,6 +7,7 @@
  * both see, and descriptors are passed over that.
  *
  *     husk-docker INIT NETWORK PORTS SCOPE    as husk-sandbox
+ *     husk-docker check                  says whether there is an engine: ok or note, what was found, what repairs it
  *     husk-docker sweep                  removes what brokers that were killed left; prints their ids
  */
 #include <errno.h>
@@ -19,6 +20,7 @@
 #include "base/log.h"
 #include "container/container.h"
 #include "sandbox/landlock.h"
+#include "sandbox/uplink.h"
 #include "wall/sandbox.h"
 
 #define END_MS 5000 /* pid 1 has so long when its socket closes; then the engine kills it */
@@ -58,8 +60,6 @@ check(const struct policy *p, struct err *err)
         return err_set(err, EINVAL, "no image was named");
     if (!p->layers)
         return err_set(err, EINVAL, "a container needs a directory for layers");
-    if (p->allow.len)
-        return err_set(err, ENOTSUP, "--network, --allow: a container has no network yet");
     if (p->pull && strcmp(p->pull, "missing") != 0 && strcmp(p->pull, "always") != 0 && strcmp(p->pull, "never") != 0)
         return err_set(err, EINVAL, "--pull '%s' is not one of missing, always, never", p->pull);
     if (p->profile == PROFILE_IMAGE && policy_shares(p))
@@ -69,7 +69,7 @@ check(const struct policy *p, struct err *err)
 }
 
 static int
-build(struct relay *b, const char *init, const struct frame *f, struct build_failure *failure)
+build(struct relay *b, const char *init, const char *network, const struct frame *f, struct build_failure *failure)
 {
     scoped(view_release) struct mount_view view = {0};
 
@@ -97,12 +97,16 @@ build(struct relay *b, const char *init, const struct frame *f, struct build_fai
         return -1;
     if (container_start(&container, &b->policy, &view, &b->layers, init, &b->sandbox, failure) < 0)
         return -1;
+    if (rules_any(&b->policy.rules) &&
+        (container_make_network(&container, &b->policy, &b->layers, &b->sandbox, failure) < 0 ||
+         uplink_start(network, &b->policy, &b->sandbox, &b->uplink, failure) < 0))
+        return -1;
     limits_adopt(&b->policy, b->sandbox.pid, &b->limits);
     return 0;
 }
 
 static int
-run(struct relay *b, const char *init, struct err *err)
+run(struct relay *b, const char *init, const char *network, struct err *err)
 {
     struct build_failure failure = {0};
     int64_t start = now_us();
@@ -110,7 +114,7 @@ run(struct relay *b, const char *init, struct err *err)
 
     if (relay_hear_order(b, &f, err) < 0)
         return -1;
-    if (build(b, init, &f, &failure) < 0) {
+    if (build(b, init, network, &f, &failure) < 0) {
         if (failure.err.code == ECANCELED) /* nobody is there to be told */
             return err_set(err, 0, "%s", failure.err.text);
         if (relay_tell_failure(b, &failure, err) < 0)
@@ -208,6 +212,27 @@ sweep_by_hand(void)
     return r < 0;
 }
 
+/* Three lines; the last may be empty. */
+static int
+check_by_hand(void)
+{
+    struct engine engine = ENGINE_EMPTY;
+    struct err err = {0};
+    json_auto_t *version = NULL;
+    const char *api, *own;
+
+    if (engine_open(&engine, &err) == 0)
+        version = engine_call(&engine, "GET", "/version", NULL, &err);
+    api = json_string_value(json_object_get(version, "ApiVersion"));
+    own = json_string_value(json_object_get(version, "Version"));
+    if (!version)
+        printf("note\n%s\nfor --backend docker only: %s\n", err.text, advice(NULL, "engine", err.code));
+    else
+        printf("ok\n'%s', version %s, API %s\n\n", engine.socket, own ? own : "unknown", api ? api : "unknown");
+    engine_close(&engine);
+    return 0;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -219,11 +244,13 @@ main(int argc, char **argv)
 
     if (argc == 2 && strcmp(argv[1], "sweep") == 0)
         return sweep_by_hand();
+    if (argc == 2 && strcmp(argv[1], "check") == 0)
+        return check_by_hand();
     if (argc != 5 || relay_begin(&kind, &b) < 0) {
         fprintf(stderr, "husk-docker is started by husk and not by hand\n");
         return 100;
     }
     container = CONTAINER_EMPTY;
     b.ports_program = argv[3];
-    return relay_end(&b, run(&b, argv[1], &err), &err);
+    return relay_end(&b, run(&b, argv[1], argv[2], &err), &err);
 }

@@ -132,23 +132,24 @@ container_find_image(struct container *c, const struct policy *p, struct buf *en
 
 /*** The socket ***/
 
-/* Named by a descriptor: the path of a layer may be longer than that of a socket. */
+/* Named by a descriptor: the path of a layer may be longer than that of a socket. The directory is made
+ * with the first one. */
 static int
-listen_in(const struct layers *layers, int *ret, struct err *err)
+listen_in(const struct layers *layers, const char *name, int *ret, struct err *err)
 {
     scoped(fd_close) int dir = -1;
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-    if (fd < 0 || mkdirat(layers->lock, SPEC_SOCKET, 0755) < 0 ||
+    if (fd < 0 || (mkdirat(layers->lock, SPEC_SOCKET, 0755) < 0 && errno != EEXIST) ||
         (dir = openat(layers->lock, SPEC_SOCKET, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || fchmod(dir, 0755) < 0) {
         err_errno(err, "make a socket for the container");
         fd_close(&fd);
         return -1;
     }
-    snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d/" SPEC_SOCKET, dir);
+    snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d/%s", dir, name);
     /* Whoever the container's user is; nobody else comes through the directories above. */
-    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || fchmodat(dir, SPEC_SOCKET, 0666, 0) < 0 ||
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || fchmodat(dir, name, 0666, 0) < 0 ||
         listen(fd, 1) < 0) {
         err_errno(err, "make a socket for the container");
         fd_close(&fd);
@@ -158,12 +159,21 @@ listen_in(const struct layers *layers, int *ret, struct err *err)
     return 0;
 }
 
-/* Nothing else ever connects: the name goes as soon as husk-init is there. */
+/* Nothing else ever connects: the name goes as soon as the one is there. */
 static void
-hang_up(struct container *c, const struct layers *layers)
+hang_up(struct container *c, const struct layers *layers, const char *name)
 {
-    unlinkat(layers->lock, SPEC_SOCKET "/" SPEC_SOCKET, 0);
+    char path[64];
+
+    snprintf(path, sizeof path, SPEC_SOCKET "/%s", name);
+    unlinkat(layers->lock, path, 0);
     fd_close(&c->listener);
+}
+
+static void
+name_directory(const struct policy *policy, const struct layers *layers, char into[static 4200])
+{
+    snprintf(into, 4200, "%s/%s/" SPEC_SOCKET, policy->layers, layers->name);
 }
 
 /*** Making ***/
@@ -209,17 +219,18 @@ describe_owner(pid_t pid, char *into, size_t size)
     return 0;
 }
 
+/* `body` is what spec_make() gave, or NULL with err set; `name` tells those of one sandbox apart. */
 static int
-create(struct container *c, const struct spec *s, struct err *err)
+create(struct container *c, const struct policy *policy, const char *name, json_t *body, struct err *err)
 {
-    json_auto_t *body = spec_make(s, err);
+    json_auto_t *owned = body;
     json_auto_t *answer = NULL;
     scoped(buf_release) struct buf path = {0};
     const char *id;
 
-    if (!body)
+    if (!owned)
         return -1;
-    if (buf_printf(&path, "/containers/create?name=husk-%s-%d", s->policy->id, (int)getpid()) < 0)
+    if (buf_printf(&path, "/containers/create?name=husk-%s%s-%d", policy->id, name, (int)getpid()) < 0)
         return err_errno(err, "name the container");
     answer = engine_call(&c->engine, "POST", buf_string(&path), body, err);
     if (!answer)
@@ -256,12 +267,12 @@ look_whether_it_runs(struct container *c, struct err *err)
         return err_set(err, why.code, "%s", why.text);
     if (answer && json_is_true(json_object_get(state, "Running")))
         return 0;
-    return err_set(err, ECHILD, "the container ended before husk-init was heard%s%s", said && *said ? ": " : "",
+    return err_set(err, ECHILD, "the container ended before it was heard%s%s", said && *said ? ": " : "",
                    said ? said : "");
 }
 
 static int
-await_init(struct container *c, struct err *err)
+await_caller(struct container *c, struct err *err)
 {
     int64_t end = now_ms() + CONNECT_MS;
 
@@ -275,7 +286,7 @@ await_init(struct container *c, struct err *err)
         if (n == 0 && look_whether_it_runs(c, err) < 0)
             return -1;
         if (now_ms() > end)
-            return err_set(err, ETIMEDOUT, "husk-init in the container does not find the socket of husk");
+            return err_set(err, ETIMEDOUT, "nobody in the container finds the socket of husk");
     }
 }
 
@@ -353,22 +364,70 @@ container_start(struct container *c, const struct policy *policy, struct mount_v
 
     if (read_profile(&profile, err) < 0)
         return fail(failure, "seccomp");
-    if (listen_in(layers, &c->listener, err) < 0)
+    if (listen_in(layers, SPEC_SOCKET, &c->listener, err) < 0)
         return fail(failure, "socket");
     spec.profile = buf_string(&profile);
-    snprintf(directory, sizeof directory, "%s/%s/" SPEC_SOCKET, policy->layers, layers->name);
+    name_directory(policy, layers, directory);
     if (describe_owner(getpid(), c->owner, sizeof c->owner) < 0)
         return err_errno(err, "look at my own process"), fail(failure, "container");
-    if (create(c, &spec, err) < 0)
+    if (create(c, policy, "", spec_make(&spec, err), err) < 0)
         return fail(failure, "container");
     answer = ask(c, "POST", "/start", err);
     json_decref(answer);
     if (!answer)
         return fail(failure, "start");
-    if (await_init(c, err) < 0 || meet(c, ret, err) < 0)
+    if (await_caller(c, err) < 0 || meet(c, ret, err) < 0)
         return fail(failure, "init");
-    hang_up(c, layers);
+    hang_up(c, layers, SPEC_SOCKET);
     return compare_mounts(view, ret, err) < 0 ? fail(failure, "mounts") : 0;
+}
+
+/*** The network ***/
+
+/* Sockets wait in `from`, or the text of an error. */
+static int
+await_sockets(struct container *c, int from, struct err *err)
+{
+    struct pollfd p[] = {{.fd = from, .events = POLLIN}, {.fd = c->engine.stop}};
+    char text[ERR_TEXT];
+    ssize_t n;
+
+    if (poll(p, countof(p), CONNECT_MS) <= 0)
+        return err_set(err, ETIMEDOUT, "husk-loopback says nothing");
+    if (p[1].revents & (POLLHUP | POLLERR))
+        return err_set(err, ECANCELED, "the supervisor is gone");
+    n = recv(from, text, sizeof text - 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n <= 0)
+        return err_set(err, ECHILD, "husk-loopback ended at once");
+    text[n] = 0;
+    return n == 1 ? 0 : err_set(err, EPERM, "%s", text);
+}
+
+int
+container_make_network(struct container *cells, const struct policy *policy, const struct layers *layers,
+                       struct sandbox *sandbox, struct build_failure *failure)
+{
+    char directory[4200], program[PATH_MAX];
+    const struct spec spec = {.policy = policy, .directory = directory, .owner = cells->owner};
+    struct container c = *cells; /* another one of the same engine */
+    struct err *err = &failure->err;
+    json_t *answer = NULL;
+    int r = -1;
+
+    fail(failure, "network");
+    name_directory(policy, layers, directory);
+    if (container_installed("libexec/husk/husk-loopback", program, err) < 0 ||
+        listen_in(layers, SPEC_NETWORK, &c.listener, err) < 0)
+        return -1;
+    if (create(&c, policy, "-network", spec_make_network(&spec, program, cells->id, err), err) == 0 &&
+        (answer = ask(&c, "POST", "/start", err)) && await_caller(&c, err) == 0) {
+        fd_close(&sandbox->sockets);
+        sandbox->sockets = accept4(c.listener, NULL, NULL, SOCK_CLOEXEC);
+        r = sandbox->sockets < 0 ? err_errno(err, "meet husk-loopback") : await_sockets(&c, sandbox->sockets, err);
+    }
+    json_decref(answer);
+    hang_up(&c, layers, SPEC_NETWORK);
+    return r;
 }
 
 /*** The end ***/

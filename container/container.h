@@ -34,6 +34,10 @@ int container_start(struct container *c, const struct policy *policy, struct mou
                     const struct layers *layers, const char *init, struct sandbox *ret,
                     struct build_failure *failure);
 
+/* What the policy allows: the sockets that listen inside wait in sandbox->sockets (uplink.h). */
+int container_make_network(struct container *c, const struct policy *policy, const struct layers *layers,
+                           struct sandbox *sandbox, struct build_failure *failure);
+
 /* Whether the engine says that it ended for a reason; *err is then about that. */
 void container_explain_end(struct container *c, struct err *err);
 

@@ -9,9 +9,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "sandbox/loopback.h"
+
 /* What the root of an image keeps, for packages to be installed: as in a local sandbox (build.h). */
 static const char *const of_packages[] = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID",
                                           "KILL", "SETGID", "SETUID", "SETFCAP"};
+
+#define NETWORK_MEMORY (64 << 20) /* bytes; engines want some for themselves */
 
 static json_t *
 bind_mount(const char *source, const char *target, int writable)
@@ -129,6 +133,12 @@ make_host(const struct spec *s)
     }
     if (host && p->runtime)
         json_object_set_new(host, "Runtime", json_string(p->runtime));
+    /* /etc/resolv.conf: without a network that of the machine would be there. */
+    if (host)
+        json_object_set_new(host, "Dns", json_pack("[s]", LOOPBACK_RESOLVER));
+    /* Engines switch IPv6 off where they gave no address of it. */
+    if (host && rules_any(&p->rules))
+        json_object_set_new(host, "Sysctls", json_pack("{ss}", "net.ipv6.conf.all.disable_ipv6", "0"));
     if (host && p->gpus)
         json_object_set_new(host, "DeviceRequests", make_gpus(p->gpus));
     return host;
@@ -150,5 +160,30 @@ spec_make(const struct spec *s, struct err *err)
                      "HostConfig", make_host(s));
     if (!spec)
         err_set(err, EINVAL, "describe the container: out of memory, or a path that is no UTF-8");
+    return spec;
+}
+
+/* Root of the engine in the network of another container, and in nothing else of it; of capabilities only
+ * what routes, and a socket at port 53, take. */
+json_t *
+spec_make_network(const struct spec *s, const char *program, const char *container, struct err *err)
+{
+    const struct policy *p = s->policy;
+    json_t *command = json_pack("[s]", SPEC_DIRECTORY "/" SPEC_NETWORK), *spec;
+    char id[16], network[96];
+
+    for (size_t i = 0; i < p->allow.len; i++)
+        json_array_append_new(command, json_string(p->allow.item[i]));
+    snprintf(id, sizeof id, "%u", (unsigned)geteuid());
+    snprintf(network, sizeof network, "container:%s", container);
+    spec = json_pack("{ss s[s] so ss ss s[] s{s[s]} s{ss ss ss} s{sb ss sb s[s] s[ss] s[s] si sI s[oo] s{ss}}}", "Image", p->container,
+                     "Entrypoint", program, "Cmd", command, "User", "0:0", "WorkingDir", "/", "Env", "Healthcheck",
+                     "Test", "NONE", "Labels", SPEC_LABEL_USER, id, SPEC_LABEL_OWNER, s->owner, SPEC_LABEL_ID, p->id,
+                     "HostConfig", "AutoRemove", 1, "NetworkMode", network, "ReadonlyRootfs", 1, "CapDrop", "ALL",
+                     "CapAdd", "NET_ADMIN", "NET_BIND_SERVICE", "SecurityOpt", "no-new-privileges", "PidsLimit", 8,
+                     "Memory", (json_int_t)NETWORK_MEMORY, "Mounts", bind_mount(program, program, 0),
+                     bind_mount(s->directory, SPEC_DIRECTORY, 0), "LogConfig", "Type", "none");
+    if (!spec)
+        err_set(err, ENOMEM, "describe the container of the network");
     return spec;
 }

@@ -16,6 +16,8 @@
 #define SPEC_DIRECTORY "/run/husk"
 #define SPEC_SOCKET "socket"
 
+#define SPEC_NETWORK "network" /* the socket of husk-loopback, beside it */
+
 /* Labels of a container: who runs husk, and the process that looks after it ("PID START", proc(5)). */
 #define SPEC_LABEL_USER "org.husk.user"
 #define SPEC_LABEL_OWNER "org.husk.owner"
@@ -32,3 +34,5 @@ struct spec {
 
 /* The caller frees it. NULL with err set. */
 json_t *spec_make(const struct spec *spec, struct err *err);
+/* The container that makes the network of `container`: `program` is husk-loopback. */
+json_t *spec_make_network(const struct spec *spec, const char *program, const char *container, struct err *err);

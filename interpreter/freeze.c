@@ -182,14 +182,14 @@ add_file(uint64_t start, uint64_t end, uint32_t prot, int shared, uint64_t at, c
 
 /* One line of /proc/self/maps. */
 struct mapping {
-    uint64_t start, end, at;
+    uint64_t start, end, at, inode;
     uint32_t prot;
-    int shared, inode;
+    int shared;
     const char *name; /* "": anonymous */
 };
 
 static int
-parse_mapping(char *line, struct mapping *m)
+parse_mapping(const char *line, struct mapping *m)
 {
     unsigned long long start, end, at, inode;
     char bits[5];
@@ -197,7 +197,7 @@ parse_mapping(char *line, struct mapping *m)
 
     if (sscanf(line, "%llx-%llx %4s %llx %*s %llu %n", &start, &end, bits, &at, &inode, &used) < 5)
         return -1;
-    *m = (struct mapping){.start = start, .end = end, .at = at, .inode = inode != 0, .shared = bits[3] == 's',
+    *m = (struct mapping){.start = start, .end = end, .at = at, .inode = inode, .shared = bits[3] == 's',
                           .name = line + used};
     m->prot = (bits[0] == 'r' ? PROT_READ : 0u) | (bits[1] == 'w' ? PROT_WRITE : 0u) |
               (bits[2] == 'x' ? PROT_EXEC : 0u);
@@ -391,6 +391,112 @@ freeze_arguments(void)
     return (int)told.arguments;
 }
 
+/*** Resting ***/
+
+/* Nothing may write between the look at a page and its return: no other thread, which would be another stack; no
+ * signal; and not the kernel, whose own words (rseq, the thread's number) are around the thread's storage. */
+struct rest {
+    char text[TEXT];
+    uint64_t pagemap[512];
+    size_t given;
+};
+
+static int
+has_one_thread(void)
+{
+    struct stat st;
+
+    return stat("/proc/self/task", &st) == 0 && st.st_nlink == 3; /* ., .. and one */
+}
+
+static int
+is_written_by_others(uint64_t page)
+{
+    uint64_t thread = thread_storage(), here = (uint64_t)(uintptr_t)__builtin_frame_address(0);
+
+    return (page + PAGE > thread - 2 * PAGE && page < thread + 2 * PAGE) ||
+           (page + PAGE > here - FROZEN_STACK && page < here + FROZEN_STACK);
+}
+
+static int
+is_as_in_file(uint64_t bits, uint64_t page, uint64_t at)
+{
+    bits >>= 61; /* as in was_written() */
+    return (bits & 4) && !(bits & 1) && !is_written_by_others(page) &&
+           memcmp((void *)page, (void *)(told.image + at), PAGE) == 0;
+}
+
+static void
+give_back(struct rest *rest, const struct mapping *m, int pagemap)
+{
+    for (uint64_t at = m->start; at < m->end;) {
+        size_t want = (m->end - at) / PAGE < countof(rest->pagemap) ? (m->end - at) / PAGE : countof(rest->pagemap);
+        ssize_t n = pread(pagemap, rest->pagemap, want * 8, (off_t)(at / PAGE * 8));
+
+        if (n < 8)
+            return;
+        for (size_t i = 0; i < (size_t)n / 8; i++, at += PAGE)
+            if (is_as_in_file(rest->pagemap[i], at, m->at + (at - m->start)) &&
+                madvise((void *)at, PAGE, MADV_DONTNEED) == 0)
+                rest->given += PAGE;
+    }
+}
+
+static int
+is_of_same_file(const struct mapping *m, const struct mapping *image)
+{
+    return m->start != image->start && m->inode == image->inode && strcmp(m->name, image->name) == 0 && !m->shared &&
+           (m->prot & PROT_READ);
+}
+
+/* Those mappings that are the file's still: what was unmapped since may be anything now. */
+static void
+rest_all(struct rest *rest, int maps, int pagemap)
+{
+    struct mapping m, image = {0};
+    size_t len = 0;
+    ssize_t n;
+
+    while ((n = read(maps, rest->text + len, TEXT - 1 - len)) > 0)
+        len += (size_t)n;
+    if (n < 0 || len == TEXT - 1)
+        return;
+    for (size_t i = 0; i < len; i++)
+        if (rest->text[i] == '\n')
+            rest->text[i] = 0;
+    for (char *line = rest->text; line < rest->text + len && !image.start; line += strlen(line) + 1)
+        if (parse_mapping(line, &m) == 0 && m.start == told.image)
+            image = m;
+    for (char *line = rest->text; line < rest->text + len && image.start; line += strlen(line) + 1)
+        if (parse_mapping(line, &m) == 0 && is_of_same_file(&m, &image))
+            give_back(rest, &m, pagemap);
+    (void)madvise((void *)image.start, image.end - image.start, MADV_DONTNEED);
+}
+
+size_t
+freeze_rest(void)
+{
+    scoped(fd_close) int maps = -1, pagemap = -1;
+    struct rest *rest;
+    sigset_t all, before;
+    size_t given = 0;
+
+    if (!told.image || !has_one_thread())
+        return 0;
+    maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    rest = mmap(NULL, sizeof *rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (maps < 0 || pagemap < 0 || rest == MAP_FAILED)
+        return 0;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    rest_all(rest, maps, pagemap);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    given = rest->given;
+    munmap(rest, sizeof *rest);
+    return given;
+}
+
 int
 freeze(int fd, struct err *err)
 {
@@ -419,6 +525,12 @@ freeze(int fd, struct err *err)
 }
 
 #else
+
+size_t
+freeze_rest(void)
+{
+    return 0;
+}
 
 int
 freeze_arguments(void)

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stddef.h>
+
 #include "base/err.h"
 
 /* Before the fork whose child is frozen: what tells where the C library keeps the number of a thread. */
@@ -16,3 +18,7 @@ int freeze(int fd, struct err *err);
 
 /* In a thawed process: how many arguments it was executed with. */
 int freeze_arguments(void);
+
+/* In a thawed process of one thread: gives back its copies of pages that are again as in the file, as most are where
+ * only references were counted. Bytes; 0 where nothing can be given back. */
+size_t freeze_rest(void);

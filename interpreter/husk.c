@@ -755,6 +755,13 @@ husk_freeze(PyObject *self, PyObject *to)
     return Py_BuildValue("(Ni)", list_environment(), freeze_arguments());
 }
 
+/* rest() -> bytes of memory that are shared again */
+static PyObject *
+husk_rest(PyObject *self, PyObject *none)
+{
+    return PyLong_FromSize_t(freeze_rest());
+}
+
 /* Microseconds of this process and its children that have ended. */
 static int64_t
 cpu_time(void)
@@ -855,6 +862,7 @@ static PyMethodDef methods[] = {
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
     {"spend_numbers", husk_spend_numbers, METH_NOARGS, "spend_numbers(): of processes"},
+    {"rest", husk_rest, METH_NOARGS, "rest() -> bytes that were given back, as they are again what was frozen"},
     {"freeze", husk_freeze, METH_O, "freeze(fd) -> status; in who is thawed (environment, count of arguments)"},
     {"murmur2", husk_murmur2, METH_VARARGS, "murmur2(bytes, seed) -> int"},
     {"sync", husk_sync, METH_NOARGS, "sync(): flush C's stdio"},

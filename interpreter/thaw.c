@@ -85,19 +85,28 @@ static union {
     char bytes[FROZEN_TABLES];
 } file;
 
+static long
+read_to(int fd, long got, long end)
+{
+    long n;
+
+    while (got < end && (n = call(__NR_pread64, fd, (long)file.bytes + got, end - got, got, 0, 0)) > 0)
+        got += n;
+    return got;
+}
+
+/* No more than there is: each page of the room for it costs as much as one of the interpreter. */
 static void
 read_tables(int fd)
 {
     const struct frozen_head *h = &file.head;
-    long got = 0, n;
+    uint64_t end;
 
-    while (got < (long)sizeof file &&
-           (n = call(__NR_pread64, fd, (long)file.bytes + got, (long)sizeof file - got, got, 0, 0)) > 0)
-        got += n;
-    if (got < (long)sizeof *h || h->magic != FROZEN_MAGIC || h->regions > FROZEN_REGIONS ||
-        h->patches > FROZEN_PATCHES || h->names > FROZEN_TABLES ||
-        sizeof *h + h->regions * sizeof(struct frozen_region) + h->patches * sizeof(uint64_t) + h->names >
-            (uint64_t)got)
+    if (read_to(fd, 0, sizeof *h) < (long)sizeof *h || h->magic != FROZEN_MAGIC || h->regions > FROZEN_REGIONS ||
+        h->patches > FROZEN_PATCHES || h->names > FROZEN_TABLES)
+        give_up("husk-thaw: the frozen interpreter is damaged\n");
+    end = sizeof *h + h->regions * sizeof(struct frozen_region) + h->patches * sizeof(uint64_t) + h->names;
+    if (end > sizeof file || read_to(fd, sizeof *h, (long)end) < (long)end)
         give_up("husk-thaw: the frozen interpreter is damaged\n");
 }
 
@@ -214,6 +223,7 @@ thaw(uint64_t *stack)
     uint64_t argc = stack[0], *environment = stack + 1 + argc + 1, *at = environment, vdso = 0;
     struct frozen_told *told;
     int fd = receive_file();
+    long image;
 
     while (*at++)
         ;
@@ -222,11 +232,13 @@ thaw(uint64_t *stack)
             vdso = at[1];
     read_tables(fd);
     map_all(fd);
+    image = call(__NR_mmap, 0, (long)file.head.size, PROT_READ, MAP_PRIVATE, fd, 0);
     call(__NR_close, fd, 0, 0, 0, 0, 0);
     patch(vdso);
     told = (struct frozen_told *)file.head.told;
     told->environment = (uint64_t)environment;
     told->arguments = argc;
+    told->image = image > 0 ? (uint64_t)image : 0;
     told->start = (uint64_t)__executable_start & ~(uint64_t)(PAGE - 1);
     told->end = ((uint64_t)_end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
     go_on();

@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "base/process.h"
 #include "kernel/paths.h"
 
 #define END_S 10       /* a sandbox whose broker hangs is not waited for longer */
@@ -24,28 +24,16 @@ box_start(const char *broker, struct box *ret, struct err *err)
 {
     char *const argv[] = {(char *)broker, (char *)paths_init(), (char *)paths_network(),
                           (char *)paths_ports(), (char *)paths_scope(), NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
     struct box box = BOX_EMPTY;
-    sigset_t none;
     int pair[2], r;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return err_errno(err, "make a socket for the broker");
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, pair[1], SANDBOX_FD);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawn(&box.broker, broker, &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
+    r = process_spawn(argv, environ, (struct process_fd[]){{.as = SANDBOX_FD, .fd = pair[1]}, PROCESS_END},
+                      PROCESS_OURS, &box.broker, err);
     fd_close(&pair[1]);
     box.socket = pair[0];
-    if (r != 0) {
-        errno = r;
-        err_errno(err, "start '%s'", broker);
+    if (r < 0) {
         fd_close(&box.socket);
         return -1;
     }

@@ -200,17 +200,25 @@ answer_text(struct kernel *k, struct request *r, const char *content)
     reply_content(k, r, bytes_of(content), "ok");
 }
 
+static const char *
+describe_level(const char *name)
+{
+    if (strcmp(name, "landlock") == 0)
+        return " (no namespaces: processes, host name and /dev/shm are shared with others)";
+    return strcmp(name, "none") == 0 ? " (cells can do all that the user who runs husk can)" : "";
+}
+
 static void
 answer_kernel_info(struct kernel *k, struct request *r)
 {
     scoped(buf_release) struct buf c = {0}, banner = {0};
 
-    int full = strcmp(kernel_containment(k), "full") == 0;
+    const char *level = kernel_containment(k);
+    int built = *k->limits != 0;
 
     if (buf_printf(&banner,
-                   "Python %s in a sandbox (husk " HUSK_VERSION ")\nContainment: %s%s"
-                   "%s%s\n", k->python.version, kernel_containment(k),
-                   full ? "" : " (no namespaces: processes, host name and /dev/shm are shared with others)",
+                   "Python %s %s (husk " HUSK_VERSION ")\nContainment: %s%s%s%s\n", k->python.version,
+                   strcmp(level, "none") == 0 ? "WITHOUT a sandbox" : "in a sandbox", level, describe_level(level),
                    *k->sandbox_text ? "; " : "", k->sandbox_text) < 0 ||
         buf_printf(&c,
                    "{\"status\":\"ok\",\"protocol_version\":\"" WIRE_PROTOCOL "\","
@@ -222,9 +230,10 @@ answer_kernel_info(struct kernel *k, struct request *r)
                    "{\"text\":\"Python\",\"url\":\"https://docs.python.org/3\"},"
                    "{\"text\":\"IPython\",\"url\":\"https://ipython.org/documentation.html\"}],"
                    "\"supported_features\":[\"kernel subshells\"%s],\"debugger\":%s,"
-                   "\"husk\":{\"containment\":\"%s\"},\"banner\":",
+                   "\"husk\":{\"containment\":\"%s\"%s%s%s},\"banner\":",
                    k->python.version, k->can_debug ? ",\"debugger\"" : "",
-                   k->can_debug ? "true" : "false", kernel_containment(k)) < 0 ||
+                   k->can_debug ? "true" : "false", level,
+                   built ? ",\"memory_limit\":\"" : "", k->limits, built ? "\"" : "") < 0 ||
         json_quote((struct bytes){banner.data, banner.len}, &c) < 0 || buf_add(&c, "}", 1) < 0)
         abort();
     reply_content(k, r, (struct bytes){c.data, c.len}, "ok");
@@ -435,10 +444,10 @@ dispatch_stdin(struct kernel *k)
         take_answer(k, &frames, &msg);
 }
 
-/*** The server that started us ***/
+/*** Who started us, and commands ***/
 
-static void
-take_request(struct kernel *k, const struct frame *f)
+void
+dispatch_request(struct kernel *k, const struct frame *f)
 {
     scoped(frames_release) struct frames frames = {0};
     struct wire_msg msg;
@@ -446,7 +455,7 @@ take_request(struct kernel *k, const struct frame *f)
 
     frames_of_front(&frames, f);
     if (wire_read(frames.bytes, frames.n, &msg, &why) < 0)
-        log_warning("dropped a message of the server: %s", why.text);
+        log_warning("dropped a message: %s", why.text);
     else if (f->value == STDIN)
         take_answer(k, &frames, &msg);
     else
@@ -465,14 +474,18 @@ dispatch_front(struct kernel *k)
     front_flush(&k->front);
     while ((r = front_next(&k->front, &f, &err)) > 0) {
         if (f.number == FRONT_REQUEST)
-            take_request(k, &f);
+            dispatch_request(k, &f);
         else if (f.number == FRONT_RESTART)
             interp_restart(k);
+        else if (f.number == FRONT_STAY)
+            k->stays = 1;
         else if (f.number != FRONT_ENVIRONMENT) /* that one is heard at the start */
             k->front.paused = f.number == FRONT_PAUSE;
     }
     if (r < 0)
         kernel_fail(k, EXIT_SYSTEM, &err);
+    else if (k->front.ended && k->stays)
+        front_release(&k->front);
     else if (k->front.ended)
         k->done = 1; /* as a kernel without its client */
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/box.h"
 #include "kernel/exits.h"
 #include "kernel/paths.h"
@@ -23,7 +24,11 @@
 #define ANSWER_MS 60000  /* the broker, and then Python in the sandbox, have so long */
 #define VERSION_MAX 64   /* bytes of what Python prints: IPython's version */
 #define PYTHON_SLOT 1
+#define ENGINE_MS 10000 /* and so long has an engine of containers */
+#define ENGINE_BYTES 4096
 #define EXIT_NOT_HERE 1 /* a full sandbox cannot be built; the README says so */
+
+extern char **environ;
 
 struct doctor {
     int steps, json;      /* --steps, -o json */
@@ -288,17 +293,19 @@ check_landlock(struct doctor *d, struct err *err)
     return 0;
 }
 
+#define NO_SANDBOX "; none is no sandbox, and had with --unconfined yes only"
+
 static int
 check_containment(struct doctor *d)
 {
     char found[1200];
 
     if (d->ok && d->landlock)
-        return add_own(d, "containment", "ok", "full; also landlock", "");
-    snprintf(found, sizeof found, "%s; not landlock: %s",
+        return add_own(d, "containment", "ok", "full; also landlock" NO_SANDBOX, "");
+    snprintf(found, sizeof found, "%s; not landlock: %s" NO_SANDBOX,
              d->ok ? "full" : "none of the levels", d->no_landlock);
     if (!d->ok && d->landlock)
-        return add_own(d, "containment", "note", "landlock; not full",
+        return add_own(d, "containment", "note", "landlock; not full" NO_SANDBOX,
                        "husk install --containment landlock   (weaker: SECURITY.md says how much)");
     return add_own(d, "containment", d->ok ? "ok" : "note", found, "");
 }
@@ -476,6 +483,33 @@ check_kernelspecs(struct doctor *d)
                    broken.len ? "husk install --user" : "");
 }
 
+/*** The container engine ***/
+
+/* husk-docker prints three lines. Somebody else's program may answer at that socket, so they are but text. */
+static int
+check_engine(struct doctor *d)
+{
+    char *const argv[] = {(char *)paths_docker(), (char *)"check", NULL};
+    scoped(buf_release) struct buf answer = {0};
+    char *line[3] = {"note", "husk-docker does not answer", ""}, *rest;
+    struct err err;
+    pid_t pid = 0;
+    int out[2];
+
+    if (pipe2(out, O_CLOEXEC) < 0)
+        return -1;
+    const struct process_fd fds[] = {PROCESS_NO_INPUT, {.as = 1, .fd = out[1]}, PROCESS_END};
+    if (process_spawn(argv, environ, fds, PROCESS_OURS, &pid, &err) < 0)
+        line[1] = err.text;
+    close(out[1]);
+    if (pid > 0 && process_hear(out[0], ENGINE_MS, ENGINE_BYTES, &answer) == 0 && (rest = (char *)buf_string(&answer)))
+        for (size_t i = 0; i < countof(line) && rest && *rest; i++)
+            line[i] = strsep(&rest, "\n");
+    close(out[0]);
+    pid_end(&pid);
+    return add_own(d, "container-engine", strcmp(line[0], "ok") == 0 ? "ok" : "note", line[1], line[2]);
+}
+
 /*** Showing ***/
 
 /* With the steps in any case: a program takes what it wants. */
@@ -544,7 +578,7 @@ examine(struct doctor *d, struct err *err)
     (void)python_find(NULL, paths_probe(), &d->python, &d->no_python);
     if (find_state(d, err) < 0 || check_sandbox(d, err) < 0 || check_landlock(d, err) < 0)
         return -1;
-    if (check_containment(d) < 0 || check_python(d) < 0 || check_state(d) < 0 || check_kernelspecs(d) < 0)
+    if (check_containment(d) < 0 || check_python(d) < 0 || check_state(d) < 0 || check_kernelspecs(d) < 0 || check_engine(d) < 0)
         return err_set(err, ENOMEM, "write the report");
     d->ok = d->ok && !d->state_is_ours;
     return 0;

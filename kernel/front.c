@@ -6,17 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #define READ_SIZE (256u << 10)
-#define KEEP_SIZE (1u << 20) /* a larger buffer is let go of when it is empty */
-#define FEW 12               /* parts that are sent from where they are */
+#define KEEP_SIZE (4u << 20) /* a larger buffer is let go of when it is empty; pieces of files are half of it */
+#define FEW 12               /* parts of most messages */
 
 static const struct frame_rule rules[FRAME_LIMIT] = {
 #define SERVER FRONT_BY_SERVER
 #define KERNEL FRONT_BY_KERNEL
+#define CALLER FRONT_BY_CALLER
+#define KNOWN FRONT_KNOWN
+#define STRANGER FRONT_STRANGER
 #define ANY FRAME_ANY_PARTS
-#define FRAME(name, no, sender, max, min, many, meaning) FRAME_RULE(name, no, sender, max, min, many, 1, 0)
+#define FRAME(name, no, sender, max, min, many, when, meaning) FRAME_RULE(name, no, sender, max, min, many, when, 0)
 #include "kernel/front.def"
 #undef FRAME
 };
@@ -24,7 +26,7 @@ static const struct frame_rule rules[FRAME_LIMIT] = {
 void
 front_open(struct front *f, int fd, enum front_sender hears)
 {
-    *f = (struct front){.socket = fd, .hears = hears};
+    *f = (struct front){.socket = fd, .hears = hears, .phase = FRONT_KNOWN};
 }
 
 void
@@ -78,30 +80,6 @@ front_linger(struct front *f, int ms)
     }
 }
 
-/* Of a frame of few parts, what the socket takes now. */
-static size_t
-send_now(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
-{
-    uint8_t head[FRAME_HEAD], part_head[FEW][FRAME_PART_HEAD];
-    struct iovec iov[1 + 2 * FEW] = {{head, FRAME_HEAD}};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 1};
-    ssize_t sent;
-
-    frame_put_head(head, &frame);
-    for (size_t i = 0; i < n; i++) {
-        put32(part_head[i], (uint32_t)parts[i].len);
-        iov[msg.msg_iovlen++] = (struct iovec){part_head[i], FRAME_PART_HEAD};
-        if (parts[i].len)
-            iov[msg.msg_iovlen++] = (struct iovec){(void *)parts[i].data, parts[i].len};
-    }
-    do
-        sent = sendmsg(f->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
-    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
-        f->deaf = 1;
-    return sent > 0 ? (size_t)sent : 0;
-}
-
 void
 front_send(struct front *f, struct frame frame, const struct bytes *parts, size_t n)
 {
@@ -111,9 +89,11 @@ front_send(struct front *f, struct frame frame, const struct bytes *parts, size_
         return;
     if (payload > FRONT_MESSAGE)
         abort(); /* all that we send came through walls that are lower */
-    frame.length = (uint32_t)payload;
-    if (!front_waiting(f) && n <= FEW)
-        sent = send_now(f, frame, parts, n);
+    if (!front_waiting(f)) {
+        ssize_t r = frame_send(f->socket, frame, parts, n);
+        f->deaf |= r < 0;
+        sent = r > 0 ? (size_t)r : 0;
+    }
     if (f->deaf || sent == FRAME_HEAD + payload)
         return;
     if (f->out_used && f->out_used >= f->out.len / 2) { /* not each time: what waits would be moved again and again */
@@ -132,7 +112,7 @@ void
 front_message(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4],
               const struct bytes *buffers, size_t n)
 {
-    struct frame frame = {.number = f->hears == FRONT_BY_SERVER ? FRONT_MESSAGE_TO : FRONT_REQUEST,
+    struct frame frame = {.number = f->hears == FRONT_BY_KERNEL ? FRONT_REQUEST : FRONT_MESSAGE_TO,
                           .slot = client, .value = channel};
     struct bytes few[FEW], *all = few;
 
@@ -161,7 +141,7 @@ make_room(struct front *f, struct err *err)
     if (f->in.len == 0 && f->in.size > KEEP_SIZE)
         buf_release(&f->in);
     have = f->in.len;
-    r = frame_head(f->in.data, have, rules, f->hears, 1, &head, err);
+    r = frame_head(f->in.data, have, rules, f->hears, f->phase, &head, err);
     if (r < 0)
         return -1;
     if (r > 0 && FRAME_HEAD + (size_t)head.length > have + want)
@@ -173,7 +153,7 @@ int
 front_next(struct front *f, struct frame *ret, struct err *err)
 {
     for (;;) {
-        ssize_t n = f->in.len ? frame_parse(f->in.data + f->in_used, f->in.len - f->in_used, rules, f->hears, 1,
+        ssize_t n = f->in.len ? frame_parse(f->in.data + f->in_used, f->in.len - f->in_used, rules, f->hears, f->phase,
                                             ret, err)
                               : 0;
         if (n != 0) {

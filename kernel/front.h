@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * front.h: the stream of frames between `husk serve` and its kernels (front.def); both ends use it.
+ * front.h: the stream of frames between kernels and the rest of husk: `husk serve` and the command line
+ * (front.def); both ends use it.
  *
- * In place of ZeroMQ: what a WebSocket brings reaches the kernel with one write and one read, and a
- * kernel that only the server speaks to has no ZeroMQ, no threads and no port. Nothing is copied on the way out
+ * In place of ZeroMQ: what a WebSocket or a command brings reaches the kernel with one write and one read, a command
+ * does not load ZeroMQ, and a kernel that only husk speaks to has no threads and no port. Nothing is copied on the way out
  * unless the other side does not take it at once.
  */
 #pragma once
@@ -12,11 +13,13 @@
 
 #define FRONT_MESSAGE (640u << 20) /* bytes: more than what fits through the wall behind it */
 #define FRONT_OUT_MAX (64u << 20)  /* bytes that wait for the server before cells wait, too */
+#define FRONT_KEY_MAX 65536        /* bytes: a connection file is no longer */
 
-enum front_sender { FRONT_BY_SERVER = 1, FRONT_BY_KERNEL = 2 };
+enum front_sender { FRONT_BY_SERVER = 1, FRONT_BY_KERNEL = 2, FRONT_BY_CALLER = 4 };
+enum front_phase { FRONT_KNOWN = 1, FRONT_STRANGER = 2 };
 
 enum front_number {
-#define FRAME(name, no, sender, max, min, many, meaning) FRONT_##name = no,
+#define FRAME(name, no, sender, max, min, many, when, meaning) FRONT_##name = no,
 #include "kernel/front.def"
 #undef FRAME
 };
@@ -24,6 +27,7 @@ enum front_number {
 struct front {
     int socket;              /* -1: there is none */
     enum front_sender hears; /* what the other side is */
+    enum front_phase phase;
     struct buf in, out;
     size_t in_used, out_used;
     int ended;               /* the other side is gone, and all that it said has been read */
@@ -32,7 +36,7 @@ struct front {
 };
 #define FRONT_NONE ((struct front){.socket = -1})
 
-/* Takes the socket. */
+/* Takes the socket. The other side is known. */
 void front_open(struct front *f, int fd, enum front_sender hears);
 void front_release(struct front *f);
 

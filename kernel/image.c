@@ -6,7 +6,6 @@
 #include <limits.h>
 #include <linux/openat2.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/process.h"
 #include "kernel/paths.h"
 
 extern char **environ;
@@ -26,23 +26,9 @@ static int
 start_unpack(const char *path, const char *images, int out, pid_t *ret, struct err *err)
 {
     char *const argv[] = {(char *)paths_unpack(), (char *)path, (char *)images, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    int r;
+    const struct process_fd fds[] = {PROCESS_NO_INPUT, {.as = 1, .fd = out}, PROCESS_END};
 
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, out, 1);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawn(ret, argv[0], &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    errno = r;
-    return r != 0 ? err_errno(err, "start '%s'", argv[0]) : 0;
+    return process_spawn(argv, environ, fds, PROCESS_OURS, ret, err);
 }
 
 /* One line: "=NAME", the directory below `images`, or what was wrong. */

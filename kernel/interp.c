@@ -244,9 +244,13 @@ finish_execute(struct kernel *k, struct shell *s, struct request *r, const char 
 static void
 begin_cost(struct kernel *k, struct request *r)
 {
+    struct usage now;
+
     r->began = now_us();
     usage_reset_peak(k->box.usage);
-    r->cost.throttled_us = usage_read(k->box.usage).throttled_us;
+    now = usage_read(k->box.usage);
+    r->cost.throttled_us = now.throttled_us;
+    r->oom_kills = now.oom_kills;
 }
 
 /* `said` is the interpreter's own account, an object; a dead one says nothing. */
@@ -263,11 +267,28 @@ end_cost(struct kernel *k, struct request *r, struct bytes said)
     r->cost.wall_us = now_us() - r->began;
     r->cost.throttled_us = now.throttled_us < 0 ? 0 : now.throttled_us - r->cost.throttled_us;
     r->cost.peak = now.peak;
+    r->cost.oom_kills = now.oom_kills - r->oom_kills;
     if (json_get(said, "cpu_us", &value) == J_NUMBER && json_int64(value, &number) == 0 && number > 0)
         r->cost.cpu_us = number;
-    if (!now.peak && json_get(said, "peak", &value) == J_NUMBER && json_int64(value, &number) == 0 &&
-        number > 0)
+    /* Looks now and then miss much. */
+    if ((!now.peak || strcmp(k->limits, "sampled") == 0) && json_get(said, "peak", &value) == J_NUMBER &&
+        json_int64(value, &number) == 0 && number > 0 && (uint64_t)number > r->cost.peak)
         r->cost.peak = (uint64_t)number;
+}
+
+/* Its interpreter lives: then it was something else that the memory limit ended, and a status of -9 says little. */
+static void
+tell_oom_kills(struct kernel *k, const struct request *r)
+{
+    char text[160], limit[24];
+
+    if (!r->cost.oom_kills || r->type->frame != FRAME_EXECUTE)
+        return;
+    snprintf(text, sizeof text, "[husk: the memory limit of %s was reached, and ended %s (option --memory)]\n",
+             size_format(k->options.memory, limit),
+             r->cost.oom_kills == 1 ? "a process that is not the interpreter" : "processes that are not the interpreter");
+    log_info("%.*s", (int)strcspn(text + 7, "]"), text + 7); /* "[husk: " */
+    iopub_text(&k->iopub, STREAM_STDERR, r->slot, request_header(r), bytes_of(text));
 }
 
 static int
@@ -285,6 +306,7 @@ on_reply(struct kernel *k, const struct frame *f, struct err *err)
     if (json_check_object(said, err) < 0 || json_check_object(frame_part(f, 1), err) < 0)
         return err_wrap(err, "REPLY");
     end_cost(k, r, frame_part(f, 1));
+    tell_oom_kills(k, r);
     if (r->store_history && json_get(frame_part(f, 1), "source", &value) == J_STRING)
         history_set_source(&k->history, r->count, value);
     if (r == s->running)
@@ -854,6 +876,14 @@ add_shell(const struct kernel *k, struct strv *v)
     return !there || kernel_has_root(k) || access(shell, X_OK) < 0 ? 0 : strv_addf(v, "SHELL=%s", shell);
 }
 
+static const char *
+network_kind(const struct kernel *k)
+{
+    if (strcmp(kernel_containment(k), "none") == 0)
+        return "host";
+    return k->options.network ? k->options.network : k->options.allow.len ? "allow" : "none";
+}
+
 int
 interp_environment(struct kernel *k, struct strv *v)
 {
@@ -865,9 +895,9 @@ interp_environment(struct kernel *k, struct strv *v)
     bad = bad || strv_addf(v, "HOME=%s", k->home) < 0 || strv_addf(v, "USER=%s", user) < 0 ||
           strv_addf(v, "LOGNAME=%s", user) < 0 || add_shell(k, v) < 0 ||
           strv_add(v, "HUSK=" HUSK_VERSION) < 0 || strv_add(v, "PYTHONDONTWRITEBYTECODE=1") < 0 ||
-          strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu",
+          strv_addf(v, "HUSK_LIMITS=memory=%llu,pids=%llu,files=%llu,disk=%llu,network=%s",
                     (unsigned long long)k->options.memory, (unsigned long long)k->options.pids,
-                    (unsigned long long)k->options.files, (unsigned long long)k->options.disk) < 0 ||
+                    (unsigned long long)k->options.files, (unsigned long long)k->options.disk, network_kind(k)) < 0 ||
           strv_add(v, "TERM=xterm-color") < 0 ||
           strv_add(v, "GIT_OPTIONAL_LOCKS=0") < 0; /* .git is read-only: status need not write */
     if (k->options.ipython && kernel_ipython(k))
@@ -1187,6 +1217,10 @@ interp_event(struct kernel *k, const struct frame *event)
             snprintf(k->tmp, sizeof k->tmp, "%.*s/tmp", (int)text.len, text.data);
         }
         take_environment(k, frame_part(event, 3));
+        text = frame_part(event, 4);
+        snprintf(k->limits, sizeof k->limits, "%.*s", (int)text.len, text.data);
+        if (strcmp(kernel_containment(k), "none") == 0)
+            log_warning("containment none: cells can do all that you can");
         log_info("sandbox built in %u us: %s", event->value, k->sandbox_text);
         interp_start(k);
         break;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/handshake.h"
 #include "kernel/image.h"
@@ -72,23 +73,6 @@ hide_memory(const struct kernel *k, struct err *err)
     if (strcmp(kernel_containment(k), "full") == 0)
         return 0;
     return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? err_errno(err, "hide the memory of husk") : 0;
-}
-
-static int
-open_signals(struct kernel *k, struct err *err)
-{
-    sigset_t set;
-
-    /* Before ZeroMQ has threads, which inherit the mask. */
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    signal(SIGPIPE, SIG_IGN);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return err_errno(err, "block signals");
-    k->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return k->signals < 0 ? err_errno(err, "listen to signals") : 0;
 }
 
 /* The client that started us says who it is; when it is gone, so are we. */
@@ -267,7 +251,8 @@ add_guards(const struct kernel *k, struct strv *options)
                                         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"};
     static const char *const names[] = {".jupyter", ".ipython"};
     static const char *(*const ours[])(void) = {paths_program, paths_broker, paths_init, paths_network,
-                                                paths_ports, paths_scope, paths_server, paths_logos};
+                                                paths_ports, paths_scope, paths_server, paths_kernel, paths_launch,
+                                                paths_logos};
     int bad = add_secrets(k, options) < 0;
 
     for (size_t i = 0; !bad && i < countof(ours); i++)
@@ -287,17 +272,26 @@ add_guards(const struct kernel *k, struct strv *options)
     return bad ? -1 : 0;
 }
 
-/* Of the user's IPython: not the history, the keys and the database that lie beside these. */
+/* Of the user's IPython: not the history, the keys and the database that lie beside these. Wherever the user keeps it,
+ * inside it is where IPython looks first. */
 static int
 add_ipython(const struct kernel *k, struct strv *options)
 {
     static const char *const parts[] = {"startup", "ipython_config.py", "ipython_config.json",
                                         "ipython_kernel_config.py", "ipython_kernel_config.json"};
-    const char *name = kernel_ipython(k);
+    const char *name = kernel_ipython(k), *elsewhere = getenv("IPYTHONDIR");
     int bad = 0;
 
-    for (size_t i = 0; !bad && name && i < countof(parts); i++)
-        bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+    for (size_t i = 0; !bad && name && i < countof(parts); i++) {
+        char source[PATH_MAX];
+        if (!elsewhere || *elsewhere != '/') {
+            bad = strv_addf(options, "path=%s/.ipython/profile_%s/%s", k->home, name, parts[i]) < 0;
+            continue;
+        }
+        snprintf(source, sizeof source, "%s/profile_%s/%s", elsewhere, name, parts[i]);
+        if (!strchr(source, ':') && access(source, F_OK) == 0)
+            bad = strv_addf(options, "mount=%s:%s/.ipython/profile_%s/%s:ro", source, k->home, name, parts[i]) < 0;
+    }
     return bad ? -1 : 0;
 }
 
@@ -347,6 +341,8 @@ ask_for_sandbox(struct kernel *k, struct err *err)
     if (k->image)
         bad = bad || strv_addf(&o, "image=%s", k->image) < 0;
     bad = bad || add_container(k, &o) < 0;
+    if (k->options.unconfined)
+        bad = bad || strv_addf(&o, "unconfined=%s", k->options.unconfined) < 0;
     if (k->options.hostname)
         bad = bad || strv_addf(&o, "hostname=%s", k->options.hostname) < 0;
     if (k->options.cpus)
@@ -409,6 +405,8 @@ check_options(const struct kernel *k, struct err *err)
         return err_set(err, EINVAL, "--containment %s: a container has all that full has", kernel_containment(k));
     if (kernel_in_container(k))
         return 0;
+    if (strcmp(kernel_containment(k), "none") == 0 && k->options.network)
+        return err_set(err, EINVAL, "--network %s: containment none has the machine's own", k->options.network);
     if (k->options.image && !has_profile(k, "image"))
         return err_set(err, EINVAL, "--image needs --profile image");
     if (!k->options.image && has_profile(k, "image"))
@@ -446,7 +444,7 @@ open_sockets(struct kernel *k, int *ret_exit, struct err *err)
     int registers = k->conn.registration.port != 0;
     struct err why;
 
-    if (k->front.socket >= 0)
+    if (k->front.socket >= 0 && strcmp(k->conn.transport, "ipc") == 0)
         return sockets_listen(&k->conn, k->doors, err);
     if (registers)
         memset(k->conn.port, 0, sizeof k->conn.port);
@@ -495,6 +493,18 @@ is_restart(const struct kernel *k)
            (now.tv_sec - st.st_mtim.tv_sec) * 1000 + (now.tv_nsec - st.st_mtim.tv_nsec) / 1000000 > FRESH_MS;
 }
 
+/* Whether a Jupyter server started this kernel, and drops what is above its rates. It says so if that was for a notebook or a
+ * console; else what it wrote about itself, by its number, lies beside the connection files of its kernels. */
+static int
+is_of_a_server(const struct kernel *k)
+{
+    const char *file = k->options.connection_file, *slash = strrchr(file, '/');
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%.*sjpserver-%d.json", slash ? (int)(slash + 1 - file) : 0, file, (int)getppid());
+
+    return getenv("JPY_SESSION_NAME") || (n < (int)sizeof path && access(path, F_OK) == 0);
+}
+
 /* Everything up to the loop. The order: nothing is left behind if it fails, no thread exists
  * before the last process has been started, and the sandbox is being built while we bind. */
 static int
@@ -521,7 +531,7 @@ start(struct kernel *k, struct err *err)
     if (!k->wire)
         return EXIT_DATA;
     conn_forget_key(&k->conn);
-    if (kernel_find_directory(k, err) < 0 || open_signals(k, err) < 0)
+    if (kernel_find_directory(k, err) < 0 || process_signals(&k->signals, err) < 0)
         return EXIT_SYSTEM;
     if (k->options.image && !kernel_in_container(k) && image_find(k->options.image, &k->image, err) < 0)
         return EXIT_SYSTEM;
@@ -536,7 +546,7 @@ start(struct kernel *k, struct err *err)
         k->hold_until = now_ms() + RECONNECT_MS;
     iopub_init(&k->iopub, k->sockets.socket[IOPUB], &k->front, k->wire);
     k->iopub.pace.rate = k->options.output_rate;
-    if (!k->iopub.pace.rate && getenv("JPY_SESSION_NAME"))
+    if (!k->iopub.pace.rate && is_of_a_server(k))
         k->iopub.pace.rate = JUPYTER_SERVER_RATE;
     watch_parent(k);
     return EXIT_OK;
@@ -559,6 +569,7 @@ kernel_register(struct kernel *k)
         log_info("husk ls will not know this kernel");
     else
         k->registered = 1;
+    callers_open(k, id);
 }
 
 /*** The loop ***/
@@ -576,6 +587,7 @@ enum source {
     ON_ASIDE,
     ON_HISTORY,
     ON_FRONT,
+    ON_CALLERS,
     ON_INTERP, /* its sockets; then its pipes */
     ON_SIDE,
     ON_PIPE0,
@@ -613,6 +625,8 @@ list_sources(struct kernel *k, zmq_pollitem_t items[static SOURCES])
                                        .events = ZMQ_POLLIN};
     if (k->front.socket >= 0 && front_waiting(&k->front))
         items[ON_FRONT].events |= ZMQ_POLLOUT;
+    items[ON_CALLERS] = (zmq_pollitem_t){.fd = k->callers.epoll >= 0 ? k->callers.epoll : k->signals,
+                                         .events = ZMQ_POLLIN};
     /* A slow client: the interpreter is not read, so that it waits too. */
     if (!alive || iopub_blocked(&k->iopub))
         return ON_INTERP;
@@ -648,6 +662,8 @@ timeout(const struct kernel *k)
 {
     int64_t now = now_ms(), at = iopub_deadline(&k->iopub, now);
 
+    if (k->callers.again)
+        return 0;
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
     sooner(&at, k->restarting);
@@ -793,6 +809,8 @@ turn(struct kernel *k)
     }
     if (items[ON_FRONT].revents && k->front.socket >= 0)
         dispatch_front(k);
+    if (items[ON_CALLERS].revents || k->callers.again)
+        callers_run(k);
     if (items[ON_SIGNAL].revents)
         take_signals(k);
     if (items[ON_PARENT].revents && k->parent >= 0)
@@ -890,6 +908,7 @@ release(struct kernel *k)
     box_end(&k->box);
     iopub_release(&k->iopub);
     front_linger(&k->front, LINGER_MS);
+    callers_release(k);
     sockets_close(&k->sockets, LINGER_MS);
     for (int c = 0; c < CHANNELS; c++)
         fd_close(&k->doors[c]);
@@ -918,6 +937,7 @@ kernel_run(struct kernel *k, struct err *err)
     for (int c = 0; c < CHANNELS; c++)
         k->doors[c] = -1;
     k->front = FRONT_NONE;
+    k->callers = CALLERS_NONE;
     if (k->options.front > 2 && fcntl((int)k->options.front, F_SETFD, FD_CLOEXEC) == 0)
         front_open(&k->front, (int)k->options.front, FRONT_BY_SERVER);
     k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;

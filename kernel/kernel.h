@@ -10,12 +10,14 @@
  *   warm.c      what it is thawed from, if it is; freezer.c makes that
  *   aside.c     questions about names, while a cell runs
  *   operations.c  files, commands and processes beside the interpreter
+ *   callers.c   commands of the command line that speak to it
  */
 #pragma once
 
 #include "kernel/account.h"
 #include "kernel/aside.h"
 #include "kernel/box.h"
+#include "kernel/callers.h"
 #include "kernel/front.h"
 #include "kernel/history.h"
 #include "kernel/iopub.h"
@@ -66,7 +68,9 @@ struct kernel {
     struct wire *wire;
     struct sockets sockets;
     int doors[CHANNELS];    /* with a front, listening until somebody comes with ZeroMQ; or -1 */
-    struct front front;     /* husk serve, if that started us */
+    struct front front;     /* husk serve or the command that started us, if one did */
+    int stays;              /* it may go */
+    struct callers callers;
     struct iopub iopub;
     struct box box;
     struct python python;
@@ -88,6 +92,7 @@ struct kernel {
     uint32_t next_slot;
     uint32_t next_count;    /* number of the next cell */
     char sandbox_text[1024]; /* what limits are in force, for people */
+    char limits[16];         /* how memory is limited, in a word */
     char directory[4096];   /* the working directory */
     char home[4096];        /* the home directory inside */
     char tmp[4096];         /* where temporary files go inside; "": /tmp */
@@ -132,6 +137,8 @@ struct request_type {
 void dispatch_socket(struct kernel *k, enum channel channel);
 void dispatch_stdin(struct kernel *k);
 void dispatch_front(struct kernel *k);
+/* REQUEST of front.def. */
+void dispatch_request(struct kernel *k, const struct frame *f);
 /* Takes what has arrived on shell by now. */
 void dispatch_arrived(struct kernel *k);
 /* The same, and marks the cells of this shell that an error just aborted (stop_on_error: by order

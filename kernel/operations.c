@@ -21,6 +21,7 @@
 #define BUFFERS_MAX 4
 #define SECONDS_MAX 1000000000 /* of sandbox.set */
 #define TURN (4u << 20) /* bytes heard before others have their turn */
+#define KEEP_MAX (4u << 20) /* bytes: a buffer is kept up to this size: new pages cost more than copies */
 
 /*** Replies ***/
 
@@ -58,7 +59,7 @@ add_oom(struct kernel *k, struct request *r, struct bytes json, struct buf *c)
         c->len--;
     c->len--;
     if (buf_printf(c, "%s\"oom\":%s}", empty ? "" : ",",
-                   number == SIGKILL && usage_read(k->box.usage).oom_kills > r->oom_kills ? "true" : "false") < 0)
+                   number == SIGKILL && usage_oom_kills(k->box.usage) > r->oom_kills ? "true" : "false") < 0)
         abort();
 }
 
@@ -225,6 +226,7 @@ tell_info(struct kernel *k, struct request *r, struct bytes params)
     add_string(&b, "start_reason", *k->warm.why ? k->warm.why : NULL);
     add_string(&b, "state", k->interp.state == INTERP_READY && shells_busy(k) ? "busy" : states[k->interp.state]);
     add_string(&b, "limits", k->sandbox_text);
+    add_string(&b, "memory_limit", k->limits);
     add_string(&b, "created_at", k->created);
     add_tags(k, &b);
     if (buf_text(&b, "}") < 0)
@@ -342,7 +344,7 @@ flush(struct kernel *k)
     }
     if (a->out_used == a->out.len) {
         a->out.len = a->out_used = 0;
-        if (a->out.size > 1 << 20)
+        if (a->out.size > KEEP_MAX)
             buf_release(&a->out);
     }
 }
@@ -416,6 +418,25 @@ operations_start(struct kernel *k)
     flush(k);
 }
 
+/* Sends, or keeps what does not fit for flush(). */
+static void
+put_out(struct agent *a, struct frame f, const struct bytes *parts, size_t n)
+{
+    ssize_t sent = 0;
+
+    if (a->socket >= 0 && a->out_used == a->out.len)
+        sent = frame_send(a->socket, f, parts, n); /* its end is heard from the broker */
+    if (sent > 0 && (size_t)sent == FRAME_HEAD + frame_payload(parts, n))
+        return;
+    if (a->out_used) {
+        buf_consume(&a->out, a->out_used);
+        a->out_used = 0;
+    }
+    if (frame_add(&a->out, f, parts, n) < 0)
+        abort();
+    a->out_used = sent > 0 ? (size_t)sent : 0;
+}
+
 static void
 ask_agent(struct kernel *k, struct request *r, const struct operation *op, struct bytes params)
 {
@@ -433,17 +454,13 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
         operations_refuse(k, r, EFBIG, "the message is too large: send it in pieces, with files.upload");
         return;
     }
-    if (a->out_used) {
-        buf_consume(&a->out, a->out_used);
-        a->out_used = 0;
-    }
-    if (frame_add(&a->out, (struct frame){.number = AGENT_CALL, .slot = r->slot}, parts, n) < 0)
-        abort();
+    put_out(a, (struct frame){.number = AGENT_CALL, .slot = r->slot}, parts, n);
     if (!a->open.first)
         a->heard = now_ms();
     if (strncmp(op->name, "exec.", 5) == 0 || strcmp(op->name, "files.watch") == 0) /* have events */
         parents_add(&a->parents, r->slot, request_header(r), 1);
-    r->oom_kills = usage_read(k->box.usage).oom_kills;
+    if (strcmp(op->name, "exec.run") == 0) /* which says whether it was one of them */
+        r->oom_kills = usage_oom_kills(k->box.usage);
     queue_put(&a->open, r);
     a->count++;
     operations_start(k);
@@ -458,10 +475,9 @@ why_not_here(const struct kernel *k, const struct operation *op)
     if (strcmp(kernel_containment(k), "full") == 0)
         return NULL;
     if (strncmp(op->name, "exec.", 5) == 0 || strncmp(op->name, "proc.", 5) == 0)
-        return "containment landlock runs commands in cells only: what they start beside could not be "
-               "ended";
+        return "without namespaces commands run in cells only: what they start beside could not be ended";
     if (strncmp(op->name, "ports.", 6) == 0)
-        return "containment landlock has no ports: its network would be the host's";
+        return "without namespaces there are no ports: the network would be the host's";
     return NULL;
 }
 
@@ -590,7 +606,7 @@ hear(struct kernel *k)
         return;
     }
     buf_consume(&a->in, used);
-    if (a->in.len == 0 && a->in.size > 1 << 20)
+    if (a->in.len == 0 && a->in.size > KEEP_MAX)
         buf_release(&a->in);
 }
 

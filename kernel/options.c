@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/names.h"
 
-enum kind { TEXT, SIZE, NUMBER, LIST, MOUNT, CPUS, LEVEL };
+enum kind { TEXT, SIZE, NUMBER, LIST, VARIABLE, MOUNT, CPUS, LEVEL };
 
 static const struct option {
     const char *name;
@@ -124,6 +124,18 @@ options_mount_in_full(const char *value, struct err *err)
     return full;
 }
 
+/* "NAME" or "NAME=VALUE". */
+static int
+is_variable(const char *text)
+{
+    size_t len = strcspn(text, "=");
+
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f)
+            return 0;
+    return len > 0;
+}
+
 static int
 set_option(struct options *o, const struct option *opt, const char *value, struct err *err)
 {
@@ -149,6 +161,10 @@ set_option(struct options *o, const struct option *opt, const char *value, struc
                    ? err_set(err, EINVAL, "--%s '%s' is no number of processors (as 0.5, 2)", opt->name,
                              value)
                    : 0;
+    case VARIABLE:
+        if (!is_variable(value))
+            return err_set(err, EINVAL, "--%s '%s' does not begin with the name of a variable", opt->name, value);
+        /* fall through */
     case LIST:
         return strv_add(field, value) < 0 ? err_errno(err, "keep --%s", opt->name) : 0;
     case MOUNT: {
@@ -329,6 +345,7 @@ options_release(struct options *o)
     free(o->runtime);
     free(o->gpus);
     free(o->containment);
+    free(o->unconfined);
     free(o->hostname);
     free(o->name);
     free(o->history);

@@ -30,6 +30,7 @@ struct options {
     char *image;   /* absolute, or with backend docker a name; NULL: none */
     char *pull, *runtime, *gpus; /* backend docker only */
     char *containment; /* NULL: full */
+    char *unconfined;  /* said beside containment none */
     char *workdir;
     char *hostname;
     char *name;

@@ -13,7 +13,7 @@
 #include "base/base.h"
 
 static char program[PATH_MAX], broker[PATH_MAX], init[PATH_MAX], network[PATH_MAX], ports[PATH_MAX], scope[PATH_MAX],
-    unpack[PATH_MAX], server[PATH_MAX], docker[PATH_MAX],
+    unpack[PATH_MAX], server[PATH_MAX], docker[PATH_MAX], kernel[PATH_MAX], launch[PATH_MAX],
     interpreter[PATH_MAX], glue[PATH_MAX], thaw[PATH_MAX], agent[PATH_MAX], probe[PATH_MAX], logos[PATH_MAX], home[PATH_MAX];
 
 static int
@@ -49,7 +49,7 @@ paths_find(struct err *err)
         return err_errno(err, "find my own program");
     program[len] = 0;
     snprintf(prefix, sizeof prefix, "%s", program);
-    /* PREFIX/bin/husk, or PREFIX/libexec/husk/husk-serve */
+    /* PREFIX/bin/husk, or PREFIX/libexec/husk/husk-kernel */
     for (int up = strstr(prefix, "/libexec/husk/") ? -1 : 0; up < 2; up++) {
         slash = strrchr(prefix, '/');
         if (slash)
@@ -64,6 +64,8 @@ paths_find(struct err *err)
         place(ports, prefix, "/libexec/husk/husk-ports", err) < 0 ||
         place(scope, prefix, "/libexec/husk/husk-scope", err) < 0 ||
         place(network, prefix, "/libexec/husk/husk-network", err) < 0 ||
+        place(kernel, prefix, "/libexec/husk/husk-kernel", err) < 0 ||
+        place(launch, prefix, "/libexec/husk/husk-launch", err) < 0 ||
         place(server, prefix, "/libexec/husk/husk-serve", err) < 0 ||
         place(unpack, prefix, "/libexec/husk/husk-unpack", err) < 0 ||
         place(interpreter, prefix, "/lib/husk/interpreter", err) < 0 ||
@@ -80,6 +82,18 @@ const char *
 paths_program(void)
 {
     return program;
+}
+
+const char *
+paths_kernel(void)
+{
+    return kernel;
+}
+
+const char *
+paths_launch(void)
+{
+    return launch;
 }
 
 const char *

@@ -9,7 +9,9 @@
 
 /* Finds them all once. */
 int paths_find(struct err *err);
-const char *paths_program(void);     /* husk itself, also in husk-serve */
+const char *paths_program(void);     /* husk itself, also in programs below libexec */
+const char *paths_kernel(void);      /* libexec/husk/husk-kernel: what of husk needs many libraries */
+const char *paths_launch(void);      /* libexec/husk/husk-launch */
 const char *paths_broker(void);      /* libexec/husk/husk-sandbox */
 const char *paths_docker(void);      /* libexec/husk/husk-docker, the broker of containers */
 const char *paths_init(void);        /* libexec/husk/husk-init */

@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "kernel/recall.h"
 
 #define PROBE_MS 10000
@@ -61,48 +61,10 @@ static int
 start_probe(const char *python, const char *probe, int out, int errors, pid_t *ret, struct err *err)
 {
     char *const argv[] = {(char *)python, (char *)"-I", (char *)"-S", (char *)"-B", (char *)probe, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    int r;
+    const struct process_fd fds[] = {
+        PROCESS_NO_INPUT, {.as = 1, .fd = out}, {.as = 2, .fd = errors}, PROCESS_END};
 
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, out, 1);
-    posix_spawn_file_actions_adddup2(&actions, errors, 2);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawn(ret, python, &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    if (r == 0)
-        return 0;
-    errno = r;
-    return err_errno(err, "run Python '%s'", python);
-}
-
-/* Reads until the end, or until time or patience is over. */
-static int
-read_answer(int fd, struct buf *ret)
-{
-    int64_t end = now_ms() + PROBE_MS;
-
-    for (;;) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        int64_t left = end - now_ms();
-        ssize_t n;
-
-        if (left <= 0 || ret->len > PROBE_BYTES || buf_reserve(ret, 4096) < 0)
-            return -1;
-        if (poll(&p, 1, (int)left) <= 0)
-            continue;
-        n = read(fd, ret->data + ret->len, 4096);
-        if (n <= 0)
-            return (int)n;
-        ret->len += (size_t)n;
-    }
+    return process_spawn(argv, environ, fds, PROCESS_OURS, ret, err);
 }
 
 /* The last line that a failing Python printed usually says why. */
@@ -175,7 +137,7 @@ python_find(const char *wanted, const char *probe, struct python *ret, struct er
         return -1;
     }
     close(out[1]);
-    r = read_answer(out[0], &answer);
+    r = process_hear(out[0], PROBE_MS, PROBE_BYTES, &answer);
     close(out[0]);
     if (r < 0)
         kill(pid, SIGKILL);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "kernel/paths.h"
+#include "kernel/pyenv.h"
 #include "kernel/stamp.h"
 
 #define ANSWER_BYTES (1 << 20)
@@ -20,7 +21,7 @@
 
 /* Of the environment probe.py and what it is run with look at these. */
 static const char *const variables[] = {"HOME", "PATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPATH", "LD_LIBRARY_PATH",
-                                        "LD_PRELOAD", "LANG", "LC_ALL", "LC_CTYPE"};
+                                        "LD_PRELOAD", "LANG", "LC_ALL", "LC_CTYPE", "PYENV_VERSION"};
 
 static int
 is_program(const char *path)
@@ -31,8 +32,15 @@ is_program(const char *path)
     return fd >= 0 && read(fd, magic, sizeof magic) == sizeof magic && memcmp(magic, "\177ELF", 4) == 0;
 }
 
+/* Whether an answer can be kept at all; *ret is what it depends on besides the program and what that looked at. */
 static int
-name_file(const char *python, char ret[static PATH_MAX])
+can_be_kept(const char *python, struct strv *ret)
+{
+    return *python == '/' && (is_program(python) || pyenv_shim(python, ret));
+}
+
+static int
+name_file(const char *python, const struct strv *chosen_by, char ret[static PATH_MAX])
 {
     struct err unused;
     scoped(str_free) char *directory = paths_state("python", &unused);
@@ -52,6 +60,8 @@ name_file(const char *python, char ret[static PATH_MAX])
         if (value)
             crypto_generichash_update(&state, (const unsigned char *)value, strlen(value) + 1);
     }
+    for (size_t i = 0; i < chosen_by->len; i++)
+        crypto_generichash_update(&state, (const unsigned char *)chosen_by->item[i], strlen(chosen_by->item[i]) + 1);
     crypto_generichash_final(&state, hash, sizeof hash);
     sodium_bin2hex(name, sizeof name, hash, sizeof hash);
     return snprintf(ret, PATH_MAX, "%s/%s", directory, name) < PATH_MAX - 16 ? 0 : -1;
@@ -61,12 +71,13 @@ int
 recall_load(const char *python, struct buf *ret)
 {
     scoped(buf_release) struct buf text = {0};
+    scoped(strv_release) struct strv chosen_by = {0};
     scoped(fd_close) int fd = -1;
     char path[PATH_MAX], *divider;
     struct stat st;
     struct err unused;
 
-    if (*python != '/' || !is_program(python) || name_file(python, path) < 0)
+    if (!can_be_kept(python, &chosen_by) || name_file(python, &chosen_by, path) < 0)
         return -1;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) ||
@@ -99,12 +110,24 @@ write_file(const char *path, const struct buf *text)
     return -1;
 }
 
+/* A shim's answer counts only together with the Python that it chose. */
+static int
+add_choice(const char *python, const char *executable, const struct strv *chosen_by, struct buf *stamps)
+{
+    int bad = !pyenv_has(python, executable) || stamp_add(executable, stamps) < 0;
+
+    for (size_t i = 0; !bad && i < chosen_by->len; i++)
+        bad = stamp_add(chosen_by->item[i], stamps) < 0;
+    return bad ? -1 : 0;
+}
+
 void
 recall_save(const char *python, struct bytes answer)
 {
     scoped(buf_release) struct buf text = {0}, lines = {0};
+    scoped(strv_release) struct strv chosen_by = {0};
     char path[PATH_MAX], *rest, *line;
-    int bad = *python != '/' || !is_program(python) || name_file(python, path) < 0 || stamp_add(python, &text) < 0 ||
+    int bad = !can_be_kept(python, &chosen_by) || name_file(python, &chosen_by, path) < 0 || stamp_add(python, &text) < 0 ||
               buf_add(&lines, answer.data, answer.len) < 0 || !buf_string(&lines);
 
     if (bad)
@@ -113,6 +136,8 @@ recall_save(const char *python, struct bytes answer)
     while (!bad && (line = strsep(&rest, "\n")))
         if (strncmp(line, "looked=/", 8) == 0)
             bad = stamp_add(line + 7, &text) < 0;
+        else if (chosen_by.len && strncmp(line, "executable=", 11) == 0)
+            bad = add_choice(python, line + 11, &chosen_by, &text) < 0;
     bad = bad || buf_text(&text, &DIVIDER[1]) < 0 || buf_add(&text, answer.data, answer.len) < 0;
     if (!bad)
         (void)write_file(path, &text);

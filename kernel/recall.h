@@ -3,8 +3,8 @@
  * recall.h: what a Python said the last time that it was asked what it needs to see (interpreter/probe.py).
  *
  * Kept below husk's state, with a stamp of each file that the answer was made from. A Python that
- * is a program is not asked again as long as they and some variables are as they were; a script in its place, as of
- * pyenv, may choose another one each time, and is always asked.
+ * is a program is not asked again as long as they and some variables are as they were. A script in its place may choose
+ * another one each time, and is always asked; but of a shim of pyenv it is known what it decides by (kernel/pyenv.h).
  */
 #pragma once
 

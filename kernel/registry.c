@@ -9,9 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "kernel/conn.h"
 #include "kernel/paths.h"
 
 #define ENTRY_MAX 65536
@@ -98,30 +101,126 @@ registry_put(const struct registry_entry *e, struct err *err)
     return 0;
 }
 
-int
-registry_connection(char *ret_path, size_t size, struct err *err)
+#define CONNECTION ".connection"
+
+static int
+name_connection(char *ret_path, size_t size, struct err *err)
 {
     scoped(str_free) char *directory = registry_directory(err);
-    scoped(fd_close) int fd = -1;
-    unsigned char random[40];
-    char key[65], name[13], text[5000];
+    unsigned char random[6];
+    char name[13];
 
     if (!directory)
         return -1;
     randombytes_buf(random, sizeof random);
-    sodium_bin2hex(key, sizeof key, random, 32);
-    sodium_bin2hex(name, sizeof name, random + 32, 6);
-    snprintf(ret_path, size, "%s/%s.connection", directory, name);
-    snprintf(text, sizeof text,
-             "{\"transport\":\"ipc\",\"ip\":\"%s/%s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
-             "\"control_port\":4,\"hb_port\":%d,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n",
-             directory, name, REGISTRY_HB_PORT, key);
-    fd = open(ret_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    sodium_bin2hex(name, sizeof name, random, sizeof random);
+    snprintf(ret_path, size, "%s/%s" CONNECTION, directory, name);
+    return 0;
+}
+
+/* `where`: transport, ip and ports, as they stand in the file. */
+static int
+write_connection(const char *path, const char *where, struct err *err)
+{
+    scoped(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    unsigned char random[32];
+    char key[65], text[5000];
+
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(key, sizeof key, random, sizeof random);
+    snprintf(text, sizeof text, "{%s,\"signature_scheme\":\"hmac-sha256\",\"key\":\"%s\"}\n", where, key);
     if (fd < 0 || fd_write_all(fd, text, strlen(text)) < 0)
-        return err_errno(err, "write '%s'", ret_path);
+        return err_errno(err, "write '%s'", path);
+    sodium_memzero(random, sizeof random);
     sodium_memzero(key, sizeof key);
     sodium_memzero(text, sizeof text);
     return 0;
+}
+
+int
+registry_connection(char *ret_path, size_t size, struct err *err)
+{
+    char where[4700];
+
+    if (name_connection(ret_path, size, err) < 0)
+        return -1;
+    snprintf(where, sizeof where,
+             "\"transport\":\"ipc\",\"ip\":\"%.*s\",\"shell_port\":1,\"iopub_port\":2,\"stdin_port\":3,"
+             "\"control_port\":4,\"hb_port\":%d",
+             (int)(strlen(ret_path) - strlen(CONNECTION)), ret_path, REGISTRY_HB_PORT);
+    return write_connection(ret_path, where, err);
+}
+
+int
+registry_tcp_connection(char *ret_path, size_t size, const char *ip, const int *port, struct err *err)
+{
+    char where[512];
+    int len = snprintf(where, sizeof where, "\"transport\":\"tcp\",\"ip\":\"%.200s\"", ip);
+
+    for (int c = 0; c < CHANNELS; c++)
+        len += snprintf(where + len, sizeof where - (size_t)len, ",\"%s_port\":%d", channel_names[c], port[c]);
+    return name_connection(ret_path, size, err) < 0 ? -1 : write_connection(ret_path, where, err);
+}
+
+/* Where it is: by the open directory, as a socket's address has room for 107 characters. */
+static int
+socket_at(const char *id, struct sockaddr_un *ret, int *ret_directory, struct err *err)
+{
+    scoped(str_free) char *directory = registry_directory(err);
+
+    if (!directory)
+        return -1;
+    *ret_directory = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (*ret_directory < 0)
+        return err_errno(err, "open '%s'", directory);
+    *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (snprintf(ret->sun_path, sizeof ret->sun_path, "%s/%s.socket", directory, id) >= (int)sizeof ret->sun_path)
+        snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.socket", *ret_directory, id);
+    return 0;
+}
+
+int
+registry_listen(const char *id, struct err *err)
+{
+    scoped(fd_close) int directory = -1;
+    struct sockaddr_un at;
+    mode_t mask;
+    int fd, r;
+
+    if (socket_at(id, &at, &directory, err) < 0)
+        return -1;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mask = umask(077);
+    r = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&at, sizeof at);
+    umask(mask);
+    if (r < 0 || listen(fd, SOMAXCONN) < 0) {
+        err_errno(err, "listen on '%s'", at.sun_path);
+        fd_close(&fd);
+        return -1;
+    }
+    return fd;
+}
+
+int
+registry_connect(const struct registry_entry *e, struct err *err)
+{
+    scoped(fd_close) int directory = -1;
+    int fd, r;
+    struct sockaddr_un at;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    if (socket_at(e->id, &at, &directory, err) < 0)
+        return -1;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    r = fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0 ||
+                getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0
+            ? err_errno(err, "connect to '%s'", at.sun_path)
+        : peer.pid != e->pid ? err_set(err, EPERM, "'%s' is the socket of another process", at.sun_path)
+                             : 0;
+    if (r < 0)
+        fd_close(&fd);
+    return r < 0 ? -1 : fd;
 }
 
 /* DIRECTORY/NAME.connection and NAME.log, and its sockets NAME-1 to -5, which a crash leaves. */
@@ -153,6 +252,8 @@ registry_remove(const char *id, const char *connection_file)
     if (!directory)
         return;
     snprintf(path, sizeof path, "%s/%s.json", directory, id);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/%s.socket", directory, id);
     unlink(path);
     if (connection_file)
         remove_connection(directory, connection_file);
@@ -222,7 +323,7 @@ registry_read(struct registry_list *ret, struct err *err)
             continue;
         if (!registry_is_alive(&entry)) {
             unlinkat(dirfd(d), e->d_name, 0);
-            remove_connection(directory, entry.connection_file);
+            registry_remove(entry.id, entry.connection_file);
             release_entry(&entry);
             continue;
         }

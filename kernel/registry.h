@@ -29,7 +29,13 @@ int registry_put(const struct registry_entry *entry, struct err *err);
  * its path. libsodium has been started. */
 #define REGISTRY_HB_PORT 5 /* in it; bound last */
 int registry_connection(char *ret_path, size_t size, struct err *err);
-/* Removes it, and its connection file with what lies beside that, if husk itself made it there. */
+/* The same for one with these ports (by enum channel) at an address. */
+int registry_tcp_connection(char *ret_path, size_t size, const char *ip, const int *port, struct err *err);
+/* The socket of a kernel's callers (callers.h): DIRECTORY/ID.socket, for its owner only. */
+int registry_listen(const char *id, struct err *err);
+/* Connects to it. A descriptor whose other end is the process of the entry, and no other; -1 with err set. */
+int registry_connect(const struct registry_entry *entry, struct err *err);
+/* Removes entry and socket, and its connection file with what lies beside that, if husk itself made it there. */
 void registry_remove(const char *id, const char *connection_file);
 /* A name that --name and sandbox.set take: nothing that a path or "ID:PATH" would read otherwise. */
 int registry_is_name(const char *name);

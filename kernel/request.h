@@ -18,6 +18,7 @@ struct cost {
     int64_t throttled_us; /* of waiting for --cpus */
     uint64_t peak;        /* bytes of memory: of the whole sandbox where that is counted, else of
                              the interpreter, as it says */
+    uint64_t oom_kills;   /* processes that the memory limit ended meanwhile */
 };
 
 struct request {
@@ -35,7 +36,7 @@ struct request {
     int64_t began;    /* microseconds of CLOCK_MONOTONIC, when the interpreter got it; 0: not yet */
     struct cost cost; /* when it is over */
     int64_t waits_until; /* ms: questions about names, see aside.h; 0: others */
-    uint64_t oom_kills; /* sandbox_request: of the sandbox, when it was asked */
+    uint64_t oom_kills; /* cells and sandbox_request: of the sandbox, when it was asked */
 };
 
 /* Takes the frames (and leaves *frames empty). NULL and errno without memory. */

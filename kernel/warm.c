@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sodium.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/kernel.h"
 #include "kernel/paths.h"
 #include "kernel/stamp.h"
@@ -296,20 +296,14 @@ warm_arrived(struct kernel *k)
 {
     struct warm *w = &k->warm;
     scoped(strv_release) struct strv argv = {0}, environment = {0};
-    posix_spawnattr_t attr;
-    sigset_t none;
+    struct err err; /* goes unsaid: the next start is a cold one, too, and says so */
 
     w->give_up = 0;
     if (!w->wanted || w->maker > 0 || add_options(k, &argv) < 0 || add_environment(k, &environment) < 0)
         return;
     w->wanted = 0;
-    sigemptyset(&none);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-    posix_spawnattr_setsigmask(&attr, &none);
-    if (posix_spawn(&w->maker, paths_program(), NULL, &attr, argv.item, environment.item) != 0)
-        w->maker = 0;
-    posix_spawnattr_destroy(&attr);
+    process_spawn(argv.item, environment.item, (struct process_fd[]){PROCESS_END}, PROCESS_OF_ITS_OWN,
+                  &w->maker, &err);
 }
 
 void

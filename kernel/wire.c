@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/json.h"
 #include "wall/frame.h"
@@ -26,10 +25,9 @@ struct replays {
 struct wire {
     EVP_MD_CTX *inner, *outer; /* states after the key's two blocks (RFC 2104) */
     EVP_MD_CTX *work;
+    const EVP_MD *md;
     size_t digest; /* bytes; 0 without a key */
-    char session[37];
-    uint64_t count;
-    char last_id[64];
+    struct sender sender;
     struct replays replays;
 };
 
@@ -61,8 +59,17 @@ set_key(struct wire *w, const EVP_MD *md, const uint8_t *key, size_t len, struct
          EVP_DigestUpdate(w->inner, pad[0], block) && EVP_DigestInit_ex(w->outer, md, NULL) &&
          EVP_DigestUpdate(w->outer, pad[1], block);
     sodium_memzero(pad, sizeof pad);
+    w->md = md;
     w->digest = (size_t)EVP_MD_size(md);
     return ok ? 0 : err_set(err, ENOTSUP, "libcrypto refuses digest '%s'", EVP_MD_name(md));
+}
+
+static void
+release_key(struct wire *w)
+{
+    EVP_MD_CTX_free(w->inner); /* wipes its state */
+    EVP_MD_CTX_free(w->outer);
+    EVP_MD_CTX_free(w->work);
 }
 
 static void
@@ -97,7 +104,6 @@ wire_new(const char *scheme, const void *key, size_t len, struct err *err)
 {
     const EVP_MD *md = find_digest(scheme);
     struct wire *w;
-    uint8_t random[16];
 
     if (!md) {
         err_set(err, ENOTSUP,
@@ -117,8 +123,7 @@ wire_new(const char *scheme, const void *key, size_t len, struct err *err)
         wire_free(w);
         return NULL;
     }
-    randombytes_buf(random, sizeof random);
-    sodium_bin2hex(w->session, sizeof w->session, random, sizeof random);
+    sender_init(&w->sender);
     return w;
 }
 
@@ -127,9 +132,7 @@ wire_free(struct wire *w)
 {
     if (!w)
         return;
-    EVP_MD_CTX_free(w->inner); /* wipes its state */
-    EVP_MD_CTX_free(w->outer);
-    EVP_MD_CTX_free(w->work);
+    release_key(w);
     free(w->replays.ring);
     free(w->replays.bucket);
     free(w->replays.chain);
@@ -139,7 +142,7 @@ wire_free(struct wire *w)
 const char *
 wire_session(const struct wire *w)
 {
-    return w->session;
+    return w->sender.session;
 }
 
 /*** Verifying ***/
@@ -197,47 +200,31 @@ verify(struct wire *w, struct bytes sig, const struct bytes part[static WIRE_PAR
 }
 
 int
+wire_is_key(struct wire *w, struct bytes key)
+{
+    struct wire other = {0};
+    const struct bytes nothing[WIRE_PARTS] = {{0}};
+    uint8_t right[DIGEST_MAX], shown[DIGEST_MAX];
+    struct err unused;
+    int same = 0;
+
+    if (!w->digest)
+        return 1;
+    if (set_key(&other, w->md, key.data, key.len, &unused) == 0) {
+        digest(w, nothing, right);
+        digest(&other, nothing, shown);
+        same = sodium_memcmp(right, shown, w->digest) == 0;
+    }
+    release_key(&other);
+    return same;
+}
+
+int
 wire_check(struct wire *w, struct bytes signature, struct bytes part, struct err *err)
 {
     const struct bytes alone[WIRE_PARTS] = {part};
 
     return verify(w, signature, alone, err);
-}
-
-static int
-parse(const struct bytes *frames, size_t delimiter, size_t n, struct wire_msg *m, struct err *err)
-{
-    static const char *const names[] = {"header", "parent_header", "metadata", "content"};
-    struct err why;
-
-    m->first_identity = 0;
-    m->identities = delimiter;
-    m->first_buffer = delimiter + 2 + WIRE_PARTS;
-    m->buffers = n - m->first_buffer;
-    for (int i = 0; i < WIRE_PARTS; i++) {
-        m->part[i] = frames[delimiter + 2 + (size_t)i];
-        if (i != WIRE_CONTENT && json_check_object(m->part[i], &why) < 0)
-            return err_set(err, EBADMSG, "%s: %s", names[i], why.text);
-    }
-    if (json_get(m->part[WIRE_HEADER], "msg_id", &m->msg_id) != J_STRING ||
-        json_get(m->part[WIRE_HEADER], "msg_type", &m->msg_type) != J_STRING)
-        return err_set(err, EBADMSG, "a header without msg_id and msg_type");
-    return 0;
-}
-
-static int
-find_delimiter(const struct bytes *frames, size_t n, size_t *ret, struct err *err)
-{
-    size_t delimiter = 0;
-
-    while (delimiter < n && !bytes_equal(frames[delimiter], WIRE_DELIMITER))
-        delimiter++;
-    if (delimiter == n)
-        return err_set(err, EBADMSG, "%zu frames without a delimiter", n);
-    if (n - delimiter < 2 + WIRE_PARTS)
-        return err_set(err, EBADMSG, "%zu frames after the delimiter", n - delimiter - 1);
-    *ret = delimiter;
-    return 0;
 }
 
 int
@@ -247,21 +234,9 @@ wire_open(struct wire *w, const struct bytes *frames, size_t n, struct wire_msg 
     struct wire_msg m = {0};
     size_t delimiter;
 
-    if (find_delimiter(frames, n, &delimiter, err) < 0 ||
+    if (wire_delimiter(frames, n, &delimiter, err) < 0 ||
         verify(w, frames[delimiter + 1], frames + delimiter + 2, err) < 0 ||
-        parse(frames, delimiter, n, &m, err) < 0)
-        return -1;
-    *ret = m;
-    return 0;
-}
-
-int
-wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err *err)
-{
-    struct wire_msg m = {0};
-    size_t delimiter;
-
-    if (find_delimiter(frames, n, &delimiter, err) < 0 || parse(frames, delimiter, n, &m, err) < 0)
+        wire_parse(frames, delimiter, n, &m, err) < 0)
         return -1;
     *ret = m;
     return 0;
@@ -269,36 +244,16 @@ wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err
 
 /*** Making ***/
 
-const char *
-wire_date(char into[static 32])
-{
-    struct timespec t;
-    struct tm tm;
-    size_t len;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    gmtime_r(&t.tv_sec, &tm);
-    len = strftime(into, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(into + len, 32 - len, ".%06ldZ", t.tv_nsec / 1000);
-    return into;
-}
-
 int
 wire_header(struct wire *w, const char *type, struct buf *ret)
 {
-    char date[32];
-
-    snprintf(w->last_id, sizeof w->last_id, "%s_%llu", w->session, (unsigned long long)w->count++);
-    return buf_printf(ret,
-                      "{\"msg_id\":\"%s\",\"msg_type\":\"%s\",\"username\":\"husk\","
-                      "\"session\":\"%s\",\"date\":\"%s\",\"version\":\"" WIRE_PROTOCOL "\"}",
-                      w->last_id, type, w->session, wire_date(date));
+    return sender_header(&w->sender, type, ret);
 }
 
 const char *
 wire_last_id(const struct wire *w)
 {
-    return w->last_id;
+    return w->sender.last_id;
 }
 
 size_t

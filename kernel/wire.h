@@ -10,26 +10,12 @@
  */
 #pragma once
 
-#include "base/base.h"
-#include "base/err.h"
+#include "kernel/message.h"
 
-#define WIRE_PROTOCOL "5.6"   /* everywhere: header, kernel_info, kernelspec */
-#define WIRE_DELIMITER "<IDS|MSG>"
 #define WIRE_SIGNATURE 129    /* bytes: the longest hex digest (sha512) and a NUL */
 #define WIRE_REPLAYS 65536    /* signatures remembered */
 
 struct wire; /* key, session, counters */
-
-enum wire_part { WIRE_HEADER, WIRE_PARENT, WIRE_METADATA, WIRE_CONTENT, WIRE_PARTS };
-
-/* A verified message. All bytes are borrowed from the frames given to wire_open(). */
-struct wire_msg {
-    struct bytes part[WIRE_PARTS]; /* JSON objects that json_check() accepted */
-    struct bytes msg_id;           /* JSON string, with its quotes */
-    struct bytes msg_type;         /* likewise */
-    size_t first_identity, identities;
-    size_t first_buffer, buffers; /* indexes into the frames */
-};
 
 /* Takes the key; the caller may forget its own. scheme: "hmac-NAME" with a digest of libcrypto
  * that is in use (md5, sha1, sha224, sha256, sha384, sha512). */
@@ -45,9 +31,6 @@ const char *wire_session(const struct wire *wire);
 int wire_open(struct wire *wire, const struct bytes *frames, size_t n, struct wire_msg *ret,
               struct err *err);
 
-/* The same of a message whose sender is known by the socket that it came through: nothing is verified. */
-int wire_read(const struct bytes *frames, size_t n, struct wire_msg *ret, struct err *err);
-
 /* Appends a new header of ours. `type` is a literal without anything to escape. */
 int wire_header(struct wire *wire, const char *type, struct buf *ret);
 /* The msg_id of the last header made, without quotes. */
@@ -61,5 +44,5 @@ size_t wire_sign(struct wire *wire, const struct bytes part[static WIRE_PARTS],
  * handshake"); wire_sign() makes one if the other parts are empty. */
 int wire_check(struct wire *wire, struct bytes signature, struct bytes part, struct err *err);
 
-/* The present time as the protocol writes it: "2026-11-24T10:00:00.123456Z". */
-const char *wire_date(char into[static 32]);
+/* Whether this is the key: for who shows it, instead of signing with it. True without one. */
+int wire_is_key(struct wire *wire, struct bytes key);

@@ -28,6 +28,8 @@ list_rules(struct relay *b, struct err *err)
 {
     scoped(view_release) struct mount_view view = {0};
 
+    if (b->policy.level == LEVEL_NONE)
+        return 0;
     if (b->policy.level == LEVEL_LANDLOCK) {
         if (grants_make(&b->policy, &b->rules, &b->nrules, &b->partly, err) < 0)
             return -1;
@@ -76,6 +78,9 @@ build(struct broker *broker, char **programs, const struct frame *f, struct buil
     if (limits_make(&b->policy, programs[3], &b->limits, &failure->err) < 0)
         return -1;
     if (build_sandbox(&b->policy, &b->limits, program, &broker->times, &b->sandbox, failure) < 0)
+        return -1;
+    snprintf(failure->step, sizeof failure->step, "limits");
+    if (memory_start(&b->policy, &b->limits, &b->sandbox, &b->memory, &failure->err) < 0)
         return -1;
     if (rules_any(&b->policy.rules) &&
         uplink_start(programs[1], &b->policy, &b->sandbox, &b->uplink, failure) < 0)

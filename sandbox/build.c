@@ -46,7 +46,7 @@ struct build {
     int program; /* memfd of pid 1 */
     int socket;  /* pid 1's end */
     int sockets; /* where the network's are handed out */
-    int gate;    /* readable when the maps are written */
+    int gate;    /* a byte for the maps, and one for the groups */
     int report;  /* a struct build_failure, if a step fails; closed by exec */
     struct build_times *times; /* shared by broker and child */
 };
@@ -72,7 +72,7 @@ step_session(struct build *b, struct err *err)
      * inherit either. A filter around husk that says EPERM, as a container's does, says so inside
      * as well. */
     if (syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) < 0 && errno != ENOSYS &&
-        !(errno == EPERM && b->policy->level == LEVEL_LANDLOCK))
+        !(errno == EPERM && b->policy->level != LEVEL_FULL))
         return err_errno(err, "join a new session keyring");
     return 0;
 }
@@ -106,6 +106,24 @@ step_identity(struct build *b, struct err *err)
 }
 
 static int
+hear_broker(const struct build *b)
+{
+    char byte;
+    ssize_t n;
+
+    do
+        n = read(b->gate, &byte, 1);
+    while (n < 0 && errno == EINTR);
+    return n == 1 ? 0 : -1;
+}
+
+static int
+step_groups(struct build *b, struct err *err)
+{
+    return hear_broker(b) < 0 ? err_set(err, ECHILD, "the broker is gone") : 0;
+}
+
+static int
 step_cgroup_namespace(struct build *b, struct err *err)
 {
     /* Here and not with the others: the process must be in its group first. */
@@ -115,7 +133,7 @@ step_cgroup_namespace(struct build *b, struct err *err)
 static int
 step_network(struct build *b, struct err *err)
 {
-    return loopback_make(b->policy, b->sockets, err);
+    return loopback_make(&b->policy->rules, b->sockets, err);
 }
 
 static int
@@ -239,9 +257,12 @@ step_capabilities(struct build *b, struct err *err)
         {.effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32)}};
     int last;
 
-    for (last = 0; prctl(PR_CAPBSET_READ, last, 0, 0, 0) >= 0; last++)
-        if (!(kept >> last & 1) && prctl(PR_CAPBSET_DROP, last, 0, 0, 0) < 0)
+    for (last = 0; last < 64; last++)
+        if (!(kept >> last & 1) && prctl(PR_CAPBSET_DROP, last, 0, 0, 0) < 0) {
+            if (errno == EINVAL && prctl(PR_CAPBSET_READ, last, 0, 0, 0) < 0)
+                break; /* the kernel knows no more */
             return err_errno(err, "drop capability %d from the bounding set", last);
+        }
     if (prctl(PR_SET_SECUREBITS, secure_bits(kept), 0, 0, 0) < 0)
         return err_errno(err, "lock the secure bits");
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
@@ -267,16 +288,17 @@ step_no_capabilities(struct build *b, struct err *err)
 static int
 step_init(struct build *b, struct err *err)
 {
+    static const char *const levels[] = LEVEL_NAMES;
     char *const full[] = {(char *)"husk-init", NULL};
-    char counted[24], *const alone[] = {(char *)"husk-init", (char *)"landlock", counted, NULL};
-    char *const *argv = b->policy->level == LEVEL_LANDLOCK ? alone : full;
+    char counted[24], *const alone[] = {(char *)"husk-init", (char *)levels[b->policy->level], counted, NULL};
+    char *const *argv = b->policy->level == LEVEL_FULL ? full : alone;
     char *const environment[] = {NULL};
 
     int held[] = {fcntl(b->socket, F_DUPFD_CLOEXEC, 64), fcntl(b->report, F_DUPFD_CLOEXEC, 64),
                   fcntl(b->program, F_DUPFD_CLOEXEC, 64)};
 
     snprintf(counted, sizeof counted, "%llu",
-             b->limits->kind == LIMITS_PROCESS ? (unsigned long long)b->policy->pids : 0);
+             b->limits->kind == LIMITS_SAMPLED ? (unsigned long long)b->policy->pids : 0);
     /* Out of the way of the numbers that they become, then down. Report and program close
      * themselves by exec; everything else but the socket goes now. */
     if (dup2(held[0], SANDBOX_FD) < 0 || dup3(held[1], SANDBOX_FD + 1, O_CLOEXEC) < 0 ||
@@ -313,14 +335,11 @@ run_child(struct build *b)
 {
     struct build_failure failure = {0};
     sigset_t none;
-    char go;
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    /* Nothing is written to the gate: the broker closes it when the maps are there, or dies.
-     * In the second case pid 1 finds the end of its socket and ends at once. */
-    while (read(b->gate, &go, 1) < 0 && errno == EINTR)
-        ;
+    if (hear_broker(b) < 0)
+        _exit(1); /* it is gone, or has given up */
     b->times->end[BUILD_gate] = now_ns();
     for (size_t i = 0; i < countof(steps); i++) {
         if (!(steps[i].levels & 1u << b->policy->level) || STEP_IS_SKIPPED(steps[i].name))
@@ -435,7 +454,7 @@ build_choose_user(struct policy *p, struct err *err)
 
     p->uid = geteuid();
     p->gid = getegid();
-    if (!policy_has_user(p) || p->uid != 0)
+    if (!policy_has_user(p) || p->uid != 0 || p->level == LEVEL_NONE)
         return 0;
     if (check_capabilities(err) < 0 || pick_id("/proc/self/uid_map", wanted, &p->uid, err) < 0 ||
         pick_id("/proc/self/gid_map", wanted, &p->gid, err) < 0)
@@ -536,7 +555,7 @@ prepare_alone(struct build_failure *failure)
 static int
 prepare(struct build *b, struct build_failure *failure)
 {
-    if (b->policy->level == LEVEL_LANDLOCK)
+    if (b->policy->level != LEVEL_FULL)
         return prepare_alone(failure);
     if (view_make(b->policy, &b->view, &failure->err) < 0)
         return fail(failure, "prepare");
@@ -552,7 +571,7 @@ prepare(struct build *b, struct build_failure *failure)
 static int
 choose_ids(struct build *b, struct build_failure *failure)
 {
-    if (b->policy->level == LEVEL_LANDLOCK) { /* build_choose_user() has */
+    if (b->policy->level != LEVEL_FULL) { /* build_choose_user() has */
         b->uid = b->policy->uid;
         b->gid = b->policy->gid;
         return 0;
@@ -591,9 +610,9 @@ mark(struct build *b, enum build_step done)
     b->times->end[done] = now_ns();
 }
 
-/* What is done for the child while it waits at the gate. */
+/* What is done for the child while it waits at the gate, and then beside it. */
 static int
-receive_child(struct build *b, pid_t pid, struct build_failure *failure)
+receive_child(struct build *b, pid_t pid, int gate, struct build_failure *failure)
 {
     int full = b->policy->level == LEVEL_FULL;
 
@@ -603,9 +622,14 @@ receive_child(struct build *b, pid_t pid, struct build_failure *failure)
             return fail(failure, "maps");
         mark(b, BUILD_maps);
     }
-    if (limits_enter(b->limits, pid, &failure->err) < 0)
+    if (write(gate, "m", 1) != 1) {
+        err_errno(&failure->err, "open the gate");
+        return fail(failure, "gate");
+    }
+    /* A failure of the child has been told by then, and is the one that counts. */
+    if (limits_enter(b->limits, pid, &failure->err) < 0 && failure->err.code != ESRCH)
         return fail(failure, "groups");
-    mark(b, BUILD_groups);
+    (void)!write(gate, "g", 1);
     return 0;
 }
 
@@ -622,7 +646,7 @@ build_sandbox(const struct policy *policy, struct limits *limits, int program,
     int sockets[2] = {-1, -1};
 
     memset(failure, 0, sizeof *failure);
-    s.alone = policy->level == LEVEL_LANDLOCK;
+    s.alone = policy->level != LEVEL_FULL;
     if (share_times(&b, failure) < 0)
         return -1;
     if (choose_ids(&b, failure) < 0 || prepare(&b, failure) < 0)
@@ -653,9 +677,10 @@ build_sandbox(const struct policy *policy, struct limits *limits, int program,
         s.pid = 0;
         goto out;
     }
-    if (receive_child(&b, s.pid, failure) < 0)
+    fd_close(&gate[0]);
+    if (receive_child(&b, s.pid, gate[1], failure) < 0)
         goto out;
-    fd_close(&gate[1]); /* opens the gate */
+    fd_close(&gate[1]);
     r = await_child(report[0], s.socket, failure);
     if (r == 0)
         mark(&b, BUILD_init);

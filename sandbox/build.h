@@ -17,17 +17,16 @@
 #define HOST_STEPS(X)                                                                          \
     X(prepare, EACH, "list what shall be visible; with root, take it for another user")        \
     X(namespaces, FULL, "a child with its own users, mounts, processes, network, IPC, names")  \
-    X(child, ALONE, "a child; it and the broker take in whoever loses its parent")             \
+    X(child, ALONE | BARE, "a child; it and the broker take in whoever loses its parent")             \
     X(maps, FULL, "the one user inside, and who that is outside")                              \
-    X(groups, EACH, "the cgroups: from here on its memory and processes are counted")          \
     X(gate, EACH, "the child learns that it may go on")
 
-/* What the child does, in order, once its user namespace has its maps and its limits count. */
+/* What the child does, in order, once its user namespace has its maps. Meanwhile the broker puts it into its groups,
+ * which may have to wait for every processor of the machine. */
 #define BUILD_STEPS(X)                                                                         \
     X(session, EACH, "own session, no keys of the host")                                       \
     X(identity, FULL, "the user of the sandbox, no groups of the host; dies with the broker")  \
     X(user, ALONE, "never uid 0: with root, a user that nobody else is")                       \
-    X(cgroup_namespace, FULL, "own view of cgroups")                                           \
     X(network, FULL, "own network: lo, and the sockets of what is allowed, nothing else")      \
     X(hostname, FULL, "own host name")                                                         \
     X(trees, FULL, "take what shall be visible, read-only unless said")                        \
@@ -38,8 +37,10 @@
     X(dev, FULL, "own /dev: six devices, own terminals")                                       \
     X(pivot, FULL, "the old root is gone")                                                     \
     X(seal, FULL, "the root is read-only, if it is no image's")                                \
+    X(groups, EACH, "the cgroups: from here on its memory and processes are counted")          \
+    X(cgroup_namespace, FULL, "own view of cgroups")                                           \
     X(limits, EACH, "resource limits, counted in the user namespace if there is one")          \
-    X(no_new_privs, EACH, "no program can give privileges back")                               \
+    X(no_new_privs, WALLS, "no program can give privileges back")                               \
     X(capabilities, FULL, "none, and none to be had; in an image with many users those of packages") \
     X(no_capabilities, ALONE, "none; with no_new_privs no program gives any")                  \
     X(init, EACH, "husk-init from a sealed memfd, empty environment")
@@ -72,8 +73,8 @@ struct build_failure {
     struct err err;
 };
 
-/* Who the sandbox will be on the host, at LEVEL_LANDLOCK: the user who runs husk, or with root one that
- * nobody else is, which needs some capabilities; the working directory is then not shared, because
+/* Who the sandbox will be on the host, where it has no users of its own: the user who runs husk, or with root and
+ * walls one that nobody else is, which needs some capabilities; the working directory is then not shared, because
  * its files cannot belong to two. */
 int build_choose_user(struct policy *policy, struct err *err);
 

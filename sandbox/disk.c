@@ -61,7 +61,7 @@ static int
 let_files_grow(pid_t pid1, int may_grow)
 {
     size_t n;
-    struct kin *ours = kin_list(pid1, &n);
+    struct kin *ours = kin_list(KIN_HERE, pid1, &n);
     int r = 0;
 
     for (size_t i = 0; i < n; i++)
@@ -74,7 +74,7 @@ static void
 kill_all(pid_t pid1)
 {
     size_t n;
-    struct kin *ours = kin_list(pid1, &n);
+    struct kin *ours = kin_list(KIN_HERE, pid1, &n);
 
     for (size_t i = 1; i < n; i++)
         kill(ours[i].pid, SIGKILL);

@@ -253,8 +253,8 @@ look_limits(const struct look *l, struct finding *f)
     else if (l->limits->kind == LIMITS_CGROUP1)
         say(f, "ok", "cgroup v1: memory and processes of a sandbox together");
     else {
-        say(f, "note", "each process only: no cgroup may be made here%s%s, so memory is limited for "
-                       "each process of a sandbox, not for all together",
+        say(f, "note", "sampled: no cgroup may be made here%s%s, so memory is limited for each process of a "
+                       "sandbox, and all of them together are looked at several times a second",
             *l->limits->why ? ": " : "", l->limits->why);
         repair(f, "systemd-run --user --scope -p Delegate=yes husk ...\n"
                   "(or the program that starts it: what it starts stays in its cgroup)\n");

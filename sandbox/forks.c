@@ -83,7 +83,7 @@ static uint64_t
 count(void)
 {
     size_t n;
-    struct kin *ours = kin_list(getpid(), &n);
+    struct kin *ours = kin_list(KIN_HERE, getpid(), &n);
     uint64_t all = 0;
 
     for (size_t i = 1; i < n; i++)

@@ -7,10 +7,10 @@
  *
  * It is forked by hostile children in no way and reads nothing that they write.
  *
- * With containment landlock (the first argument says so) there is no pid namespace and it is not pid
+ * With containment landlock or none (the first argument says so) there is no pid namespace and it is not pid
  * 1: then it is the subreaper of its descendants, ends them itself (kin.h), outlives the broker for
- * that, and is asked for each process that they start (forks.h): beyond so many as the second argument
- * says it refuses.
+ * that, and with landlock is asked for each process that they start (forks.h): beyond so many as the second
+ * argument says it refuses.
  *
  * In a container the first argument is `connect`, and the second the path of the broker's socket: there
  * it looks at what the engine has mounted, by names, before it says that it is there.
@@ -433,8 +433,9 @@ main(int argc, char **argv)
     sigset_t child;
     int signals, connects = argc > 2 && strcmp(argv[1], "connect") == 0;
 
-    alone = argc > 2 && strcmp(argv[1], "landlock") == 0;
-    in.policy.level = alone ? LEVEL_LANDLOCK : LEVEL_FULL;
+    if (argc > 2 && !connects)
+        in.policy.level = strcmp(argv[1], "landlock") == 0 ? LEVEL_LANDLOCK : LEVEL_NONE;
+    alone = in.policy.level != LEVEL_FULL;
     in.forks.limit = alone ? strtoull(argv[2], NULL, 10) : 0;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);

@@ -22,11 +22,11 @@
 
 #define JOIN_STEPS(X)                                                                          \
     X(signals, EACH, "default actions, nothing blocked, own session")                          \
-    X(end, ALONE, "the first of those that must end with husk-init; it finds the others")      \
+    X(end, ALONE | BARE, "the first of those that must end with husk-init; it finds the others")      \
     X(descriptors, EACH, "0 is /dev/null, 1 to 9 as given, nothing else")                      \
     X(directory, EACH, "the working directory")                                                \
-    X(landlock, EACH, "files: only what is mounted, as it is mounted; or what is granted")     \
-    X(seccomp, EACH, "system calls; it forbids what was used above")                           \
+    X(landlock, WALLS, "files: only what is mounted, as it is mounted; or what is granted")     \
+    X(seccomp, WALLS, "system calls; it forbids what was used above")                           \
     X(forks, ALONE, "starting a process: husk-init is asked, or nobody could end them all")    \
     X(execute, EACH, "the program")
 

@@ -17,17 +17,17 @@
 
 #define PAUSE_NS 1000000
 
-/* From /proc/PID/stat: "pid (any name) state ppid ..."; fields 20 and 22 are threads and start. */
+/* From PID/stat of proc(5): "pid (any name) state ppid ..."; fields 20 and 22 are threads and start. */
 static int
-read_one(pid_t pid, struct kin *ret)
+read_one(int proc, pid_t pid, struct kin *ret)
 {
     char path[32], text[512], *end;
     scoped(fd_close) int fd = -1;
     struct kin k = {.pid = pid};
     ssize_t n;
 
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    snprintf(path, sizeof path, "%s%d/stat", proc < 0 ? "/proc/" : "", (int)pid);
+    fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
     n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
     text[n > 0 ? n : 0] = 0;
     end = strrchr(text, ')');
@@ -39,9 +39,10 @@ read_one(pid_t pid, struct kin *ret)
 }
 
 static struct kin *
-list_all(size_t *ret_n)
+list_all(int from, size_t *ret_n)
 {
-    DIR *proc = opendir("/proc");
+    int fd = openat(from, from < 0 ? "/proc" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *proc = fd < 0 ? NULL : fdopendir(fd);
     struct kin *all = NULL;
     size_t n = 0, room = 0;
     struct dirent *d;
@@ -55,7 +56,7 @@ list_all(size_t *ret_n)
                 break;
             all = bigger;
         }
-        n += read_one(atoi(d->d_name), &all[n]) == 0;
+        n += read_one(from, atoi(d->d_name), &all[n]) == 0;
     }
     if (proc)
         closedir(proc);
@@ -75,10 +76,10 @@ swap(struct kin *a, struct kin *b)
 /* Ours move to the front, each after its parent, until none is found. A parent is never younger
  * than its child: one that is has got the number of a parent that has ended since that was read. */
 struct kin *
-kin_list(pid_t top, size_t *ret_n)
+kin_list(int proc, pid_t top, size_t *ret_n)
 {
     size_t n, ours = 0;
-    struct kin *all = list_all(&n);
+    struct kin *all = list_all(proc, &n);
 
     for (size_t i = 0; i < n && ours == 0; i++)
         if (all[i].pid == top)
@@ -100,8 +101,24 @@ kill_one(const struct kin *k)
     scoped(fd_close) int process = (int)syscall(SYS_pidfd_open, k->pid, 0);
     struct kin now;
 
-    if (process >= 0 && read_one(k->pid, &now) == 0 && now.began == k->began)
+    if (process >= 0 && read_one(KIN_HERE, k->pid, &now) == 0 && now.began == k->began)
         (void)syscall(SYS_pidfd_send_signal, process, SIGKILL, NULL, 0);
+}
+
+/* The directory of a process in proc(5) stands for it, also where numbers are those of a namespace that we are
+ * not in. */
+int
+kin_kill_listed(int proc, const struct kin *k)
+{
+    char path[32];
+    scoped(fd_close) int process = -1;
+    struct kin now;
+
+    snprintf(path, sizeof path, "%s%d", proc < 0 ? "/proc/" : "", (int)k->pid);
+    process = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (process < 0 || read_one(proc, k->pid, &now) < 0 || now.began != k->began)
+        return -1;
+    return (int)syscall(SYS_pidfd_send_signal, process, SIGKILL, NULL, 0);
 }
 
 int
@@ -112,7 +129,7 @@ kin_check(struct err *err)
 
     if (process < 0 || syscall(SYS_pidfd_send_signal, process, 0, NULL, 0) < 0)
         return err_errno(err, "signal a process by descriptor");
-    if (read_one(getpid(), &self) < 0 || self.parent != getppid())
+    if (read_one(KIN_HERE, getpid(), &self) < 0 || self.parent != getppid())
         return err_set(err, ENOENT, "'/proc' does not show the processes of here");
     return 0;
 }
@@ -134,7 +151,7 @@ size_t
 kin_kill(const pid_t *spared, size_t nspared)
 {
     size_t n, killed = 0;
-    struct kin *ours = kin_list(getpid(), &n);
+    struct kin *ours = kin_list(KIN_HERE, getpid(), &n);
 
     for (size_t i = 1; i < n; i++) {
         ours[i].spared = nspared && is_spared(ours, i, spared, nspared);

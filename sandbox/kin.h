@@ -22,9 +22,13 @@ struct kin {
     int spared;               /* by kin_kill() */
 };
 
-/* `top`, then all its descendants, each after its parent. Caller frees. One whose parent ends while
- * /proc is read may be missing. */
-struct kin *kin_list(pid_t top, size_t *ret_n);
+/* `top`, then all its descendants, each after its parent, as the proc(5) whose directory is `proc` lists and numbers
+ * them. Caller frees. One whose parent ends while it is read may be missing. */
+#define KIN_HERE (-1) /* /proc */
+struct kin *kin_list(int proc, pid_t top, size_t *ret_n);
+
+/* Kills one of such a list, and nobody who has its number by now. -1: it is gone, or we may not. */
+int kin_kill_listed(int proc, const struct kin *one);
 
 /* Whether this system lets kin_end() do its work. */
 int kin_check(struct err *err);

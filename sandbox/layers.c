@@ -216,7 +216,7 @@ layers_make(struct policy *p, struct layers *ret, struct err *err)
              flock(l.lock, LOCK_EX | LOCK_NB) < 0)
         err_errno(err, "lock '%s/%s'", p->layers, l.name);
     else if (make_private(p, &l, err) == 0 &&
-             (p->level != LEVEL_LANDLOCK || make_own(&l, p, err) == 0))
+             (p->level == LEVEL_FULL || make_own(&l, p, err) == 0))
         r = 0;
     if (l.base >= 0)
         flock(l.base, LOCK_UN);

@@ -153,13 +153,13 @@ limits_make(const struct policy *p, const char *scope_program, struct limits *re
     struct limits l = LIMITS_EMPTY;
 
     if (make_cgroup2(&l, p, scope_program) < 0 && make_cgroup1(&l, p) < 0)
-        l.kind = LIMITS_PROCESS;
-    if (l.kind == LIMITS_PROCESS && p->cpus)
+        l.kind = LIMITS_SAMPLED;
+    if (l.kind == LIMITS_SAMPLED && p->cpus)
         return err_set(err, ENOTSUP, "a CPU limit needs a cgroup, and none with a CPU controller may "
                                      "be made here%s%s; try: systemd-run --user --scope -p Delegate=yes",
                        *l.why ? ": " : "", l.why);
     l.memory = p->memory;
-    l.pids = p->pids;
+    l.pids = p->level == LEVEL_NONE && l.kind == LIMITS_SAMPLED ? 0 : p->pids; /* nobody counts them then */
     l.cpus = p->cpus;
     l.disk = p->layers ? p->disk : 0;
     *ret = l;
@@ -232,16 +232,25 @@ limits_describe(const struct limits *l, char *into, size_t size)
 {
     static const char *const kinds[] = {
         [LIMITS_CGROUP2] = "enforced by cgroup v2", [LIMITS_CGROUP1] = "enforced by cgroup v1",
-        [LIMITS_PROCESS] = "per process: no cgroup may be made here",
+        [LIMITS_SAMPLED] = "sampled, and of each process: no cgroup may be made here",
         [LIMITS_ENGINE] = "enforced by the container engine"};
-    char memory[24], disk[24], cpus[40] = "", on_disk[64] = "";
+    char memory[24], disk[24], pids[40] = "", cpus[40] = "", on_disk[64] = "";
+
+    if (l->pids)
+        snprintf(pids, sizeof pids, ", %llu processes", (unsigned long long)l->pids);
 
     if (l->cpus)
         snprintf(cpus, sizeof cpus, ", %g CPUs", (double)l->cpus / 1000);
     if (l->disk)
         snprintf(on_disk, sizeof on_disk, ", disk %s (sampled)", size_format(l->disk, disk));
-    snprintf(into, size, "memory %s (%s), %llu processes%s%s", size_format(l->memory, memory),
-             kinds[l->kind], (unsigned long long)l->pids, cpus, on_disk);
+    snprintf(into, size, "memory %s (%s)%s%s%s", size_format(l->memory, memory), kinds[l->kind], pids, cpus,
+             on_disk);
+}
+
+const char *
+limits_kind_name(const struct limits *l)
+{
+    return l->kind == LIMITS_SAMPLED ? "sampled" : "enforced";
 }
 
 static int
@@ -292,7 +301,7 @@ limits_cause(struct limits *l, int status, char *into, size_t size, uint64_t *pe
                                                            ? "memory.peak"
                                                            : "memory.max_usage_in_bytes");
     if (kills > l->oom_kills && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
-        snprintf(into, size, "the memory limit of %s was reached (peak %s)",
+        snprintf(into, size, LIMITS_MEMORY_CAUSE,
                  size_format(l->memory, limit), size_format(*peak ? *peak : l->memory, most));
     else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
         snprintf(into, size,
@@ -340,7 +349,7 @@ limits_resources(const struct policy *p, enum limits_kind kind,
          * forks.h counts, or the container's group. */
         if ((resource == RLIMIT_NPROC && policy_has_user(p)) ||
             ((resource == RLIMIT_SIGPENDING || resource == RLIMIT_MSGQUEUE) && p->container) ||
-            (resource == RLIMIT_DATA && kind != LIMITS_PROCESS) ||
+            (resource == RLIMIT_DATA && kind != LIMITS_SAMPLED) ||
             (resource == RLIMIT_FSIZE && (!p->disk || !p->private_workdir)))
             continue;
         ret[n++] = all[i];

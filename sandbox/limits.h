@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * limits.h: memory and process limits of a sandbox, by what the machine has: a cgroup v2 that
- * may be divided, cgroup v1 controllers, else resource limits of each process. Which kind is in
+ * may be divided, cgroup v1 controllers, else resource limits of each process, and a look at all
+ * of them now and then (memory.h). Which kind is in
  * force is known and shown; a limit that was promised and cannot be set is an error.
  */
 #pragma once
@@ -12,7 +13,7 @@
 enum limits_kind {
     LIMITS_CGROUP2,
     LIMITS_CGROUP1,
-    LIMITS_PROCESS,
+    LIMITS_SAMPLED, /* of each process, and memory.h looks at all of them */
     LIMITS_ENGINE, /* a container's, whose groups cannot be seen from here */
 };
 
@@ -23,7 +24,7 @@ struct limits {
     char path[LIMITS_GROUPS][512]; /* of the groups made */
     int group[LIMITS_GROUPS];      /* directory descriptors, or -1 */
     uint64_t memory;               /* bytes */
-    uint64_t pids;
+    uint64_t pids; /* 0: no limit */
     uint64_t cpus; /* thousandths; 0: no limit */
     uint64_t disk; /* bytes; 0: no limit. Looked at by disk.c. */
     uint64_t oom_kills; /* seen so far */
@@ -44,8 +45,12 @@ void limits_release(struct limits *limits);
 /* Opens what tells the use of it (wall/usage.h); /dev/null for what is not counted. */
 int limits_open_usage(const struct limits *limits, int fds[static USAGE_FILES], struct err *err);
 
-/* "memory 2 GiB (cgroup v1), 1024 processes" */
+/* "memory 2 GiB (enforced by cgroup v1), 1024 processes" */
 void limits_describe(const struct limits *limits, char *into, size_t size);
+/* How memory is limited, for programs: "enforced" or "sampled". */
+const char *limits_kind_name(const struct limits *limits);
+/* The limit, the most that was in use, what to change. */
+#define LIMITS_MEMORY_CAUSE "the memory limit of %s was reached (peak %s; option --memory)"
 /* If a limit struck since the last call, one sentence that says so; else "". Sets *peak to the
  * most memory that was in use, 0 where that is not counted. */
 void limits_cause(struct limits *limits, int wait_status, char *into, size_t size, uint64_t *peak);

@@ -216,7 +216,7 @@ open_listeners(const struct rules *rules, int *sockets, size_t *count, struct er
 }
 
 int
-loopback_make(const struct policy *policy, int to, struct err *err)
+loopback_make(const struct rules *rules, int to, struct err *err)
 {
     int sockets[LOOPBACK_SOCKETS], r;
     size_t count = 1;
@@ -225,11 +225,11 @@ loopback_make(const struct policy *policy, int to, struct err *err)
         sockets[i] = -1;
     if (bring_up(err) < 0)
         return -1;
-    if (!rules_any(&policy->rules))
+    if (!rules_any(rules))
         return 0;
     r = open_socket(SOCK_DGRAM, ntohl(inet_addr(LOOPBACK_RESOLVER)), 53, &sockets[0], err);
     if (r == 0)
-        r = open_listeners(&policy->rules, sockets, &count, err);
+        r = open_listeners(rules, sockets, &count, err);
     if (r == 0)
         r = send_sockets(to, sockets, count, err);
     for (size_t i = 0; i < count; i++)

@@ -13,7 +13,7 @@
  */
 #pragma once
 
-#include "sandbox/policy.h"
+#include "base/names.h"
 
 #define LOOPBACK_RESOLVER "127.0.0.53" /* where the DNS socket is bound; in /etc/resolv.conf */
 #define LOOPBACK_SOCKETS (1 + PORTS_MAX) /* DNS, then a listener for each port */
@@ -24,7 +24,7 @@
 
 /* Brings lo up; if anything is allowed also makes routes and sockets, and sends these as one datagram
  * over `to`. Nothing stays open. */
-int loopback_make(const struct policy *policy, int to, struct err *err);
+int loopback_make(const struct rules *rules, int to, struct err *err);
 /* Whether everything could be allowed here: tries it in the caller's network namespace, which must
  * be one to throw away. */
 int loopback_try_all(struct err *err);

@@ -108,8 +108,10 @@ add_system(struct mount_view *view)
         e->optional = 1;
     }
     for (size_t i = 0; i < countof(system_etc); i++) {
-        struct mount_entry *e = add_entry(view, MOUNT_READ_ONLY, system_etc[i], system_etc[i]);
-        if (!e)
+        struct mount_entry *e;
+        if (path_within(system_etc[i], system_top[0]))
+            continue; /* it is seen with that */
+        if (!(e = add_entry(view, MOUNT_READ_ONLY, system_etc[i], system_etc[i])))
             return -1;
         e->optional = 1;
     }
@@ -482,47 +484,86 @@ view_take(struct mount_view *view, int map, uid_t uid, gid_t gid, struct err *er
 
 /*** Attaching ***/
 
-/* Makes the directories above `path` and, as its kind asks, the mount point itself, and returns
- * a descriptor of it. Inside a shared tree everything exists already, or is made there. Follows
- * no symbolic link: another sandbox may be writing in the same directory just now. */
-static int
-open_point(int root, const char *path, int directory, struct err *err)
+/* Where mount points are made. What lies in one directory comes one after the other, and a directory before
+ * what lies in it, so the last one is kept. */
+struct place {
+    int root; /* borrowed */
+    int dir;  /* of the last point, or -1 */
+    char path[PATH_MAX]; /* to it, with the slash at its end */
+};
+
+static void
+place_release(struct place *p)
 {
-    scoped(fd_close) int dir = fcntl(root, F_DUPFD_CLOEXEC, 3);
+    fd_close(&p->dir);
+}
+
+/* Makes it, if it is not there. Follows no symbolic link: another sandbox may be writing in the same
+ * directory just now. */
+static int
+open_name(int dir, const char *name, int directory)
+{
+    if (!directory)
+        return openat(dir, name, O_CREAT | O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (mkdirat(dir, name, 0755) < 0 && errno != EEXIST && errno != EROFS)
+        return -1;
+    return openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* The directory that `path` lies in, and those above it. */
+static int
+open_parent(struct place *p, const char *path, struct err *err)
+{
+    size_t used = (size_t)(strrchr(path, '/') - path) + 1;
+    scoped(fd_close) int dir = -1;
     char name[NAME_MAX + 1];
 
-    for (const char *at = path + 1; *at;) {
-        size_t len = strcspn(at, "/");
-        int last = at[len] == 0, next;
-
-        if (len > NAME_MAX)
+    if (p->dir >= 0 && strlen(p->path) == used && strncmp(path, p->path, used) == 0)
+        return 0;
+    dir = fcntl(p->root, F_DUPFD_CLOEXEC, 3);
+    for (size_t at = 1; at < used;) {
+        size_t len = strcspn(path + at, "/");
+        int next;
+        if (len > NAME_MAX || used >= sizeof p->path)
             return err_set(err, ENAMETOOLONG, "make '%s'", path);
-        memcpy(name, at, len);
-        name[len] = 0;
-        if (last && !directory) {
-            next = openat(dir, name, O_CREAT | O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
-        } else {
-            if (mkdirat(dir, name, 0755) < 0 && errno != EEXIST && errno != EROFS)
-                return err_errno(err, "make '%s'", path);
-            next = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        }
+        snprintf(name, sizeof name, "%.*s", (int)len, path + at);
+        next = open_name(dir, name, 1);
         if (next < 0)
             return err_errno(err, "make '%s'", path);
         fd_close(&dir);
         dir = next;
-        at += len + !last;
+        at += len + 1;
     }
-    root = dir;
-    dir = -1; /* moved to the caller */
-    return root;
+    fd_close(&p->dir);
+    p->dir = dir;
+    dir = -1; /* moved */
+    snprintf(p->path, sizeof p->path, "%.*s", (int)used, path);
+    return 0;
+}
+
+/* A descriptor of the mount point itself, made as its kind asks. Inside a shared tree everything exists already,
+ * or is made there. */
+static int
+open_point(struct place *p, const char *path, int directory, struct err *err)
+{
+    int fd;
+
+    if (open_parent(p, path, err) < 0)
+        return -1;
+    fd = open_name(p->dir, strrchr(path, '/') + 1, directory);
+    return fd < 0 ? err_errno(err, "make '%s'", path) : fd;
 }
 
 static int
-make_point(int root, const char *path, int directory, struct err *err)
+make_directory(int root, const char *path, struct err *err)
 {
-    scoped(fd_close) int fd = open_point(root, path, directory, err);
+    scoped(fd_close) int there = -1;
 
-    return fd < 0 ? -1 : 0;
+    if (mkdirat(root, path + 1, 0755) == 0)
+        return 0;
+    /* An image may have anything by that name. */
+    there = errno == EEXIST ? openat(root, path + 1, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    return there < 0 ? err_errno(err, "make '%s'", path) : 0;
 }
 
 /* mount(2) onto a path below root: by /proc/self/fd, so that the descriptor says which root. */
@@ -538,21 +579,21 @@ mount_at(int root, const char *path, const char *type, unsigned long flags, cons
 }
 
 static int
-attach_memory(const struct mount_entry *e, int root, struct err *err)
+attach_memory(const struct mount_entry *e, struct place *place, struct err *err)
 {
+    scoped(fd_close) int point = open_point(place, e->target, 1, err);
     char data[96];
 
     /* Inodes cost memory too, and the size option does not count them. */
     snprintf(data, sizeof data, "mode=%o,size=%llu,nr_inodes=%llu", e->mode,
              (unsigned long long)e->size, (unsigned long long)(e->size >> 12) + 1024);
-    if (make_point(root, e->target, 1, err) < 0)
-        return -1;
-    return mount_at(root, e->target, "tmpfs", MS_NOSUID | MS_NODEV, data, err);
+    return point < 0 ? -1 : mount_at(place->root, e->target, "tmpfs", MS_NOSUID | MS_NODEV, data, err);
 }
 
 int
 view_attach(const struct mount_view *view, int root, struct err *err)
 {
+    scoped(place_release) struct place place = {.root = root, .dir = -1};
     struct stat st;
 
     for (size_t i = 0; i + 1 < view->links.len; i += 2)
@@ -562,7 +603,7 @@ view_attach(const struct mount_view *view, int root, struct err *err)
         const struct mount_entry *e = &view->entry[i];
         scoped(fd_close) int point = -1;
         if (e->kind == MOUNT_MEMORY) {
-            if (attach_memory(e, root, err) < 0)
+            if (attach_memory(e, &place, err) < 0)
                 return -1;
             continue;
         }
@@ -570,7 +611,7 @@ view_attach(const struct mount_view *view, int root, struct err *err)
             continue;
         if (fstat(e->tree, &st) < 0)
             return err_errno(err, "look at '%s'", e->source);
-        point = open_point(root, e->target, S_ISDIR(st.st_mode), err);
+        point = open_point(&place, e->target, S_ISDIR(st.st_mode), err);
         if (point < 0)
             return err_wrap(err, "show '%s'", e->source);
         if (syscall(SYS_move_mount, e->tree, "", point, "",
@@ -667,7 +708,7 @@ mounts_proc(int root, struct err *err)
                                               "proc/fs", "proc/pressure"};
     static const char *const frozen[] = {"proc/sys", "proc/bus", "proc/irq"};
 
-    if (make_point(root, "/proc", 1, err) < 0 ||
+    if (make_directory(root, "/proc", err) < 0 ||
         mount_at(root, "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, err) < 0)
         return -1;
     /* CVE-2025-31133: a /dev/null that is something else would be bound in its place. */
@@ -695,28 +736,26 @@ mounts_dev(int root, uint64_t shm_size, struct err *err)
     struct attributes attr = {.set = ATTR_NOSUID | ATTR_NOEXEC};
     char data[96];
 
-    if (make_point(root, "/dev", 1, err) < 0 ||
+    if (make_directory(root, "/dev", err) < 0 ||
         mount_at(root, "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k,nr_inodes=64",
                  err) < 0)
         return -1;
     for (size_t i = 0; i < countof(devices); i++) {
-        char source[32], target[32];
-        scoped(fd_close) int tree = -1;
+        char source[32];
+        scoped(fd_close) int tree = -1, point = -1;
         snprintf(source, sizeof source, "/dev/%s", devices[i]);
-        snprintf(target, sizeof target, "/dev/%s", devices[i]);
-        if (make_point(root, target, 0, err) < 0)
-            return -1;
+        point = openat(root, source + 1, O_CREAT | O_EXCL | O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
         tree = tree_take(AT_FDCWD, source, 0);
-        if (tree < 0 || tree_set(tree, "", AT_EMPTY_PATH, attr) < 0 ||
-            tree_attach(tree, root, target + 1) < 0)
+        if (point < 0 || tree < 0 || tree_set(tree, "", AT_EMPTY_PATH, attr) < 0 ||
+            tree_attach(tree, root, source + 1) < 0)
             return err_errno(err, "show '%s'", source);
     }
     for (size_t i = 0; i < countof(links); i++)
         if (symlinkat(links[i][0], root, links[i][1]) < 0)
             return err_errno(err, "link '/%s'", links[i][1]);
     snprintf(data, sizeof data, "mode=1777,size=%llu,nr_inodes=65536", (unsigned long long)shm_size);
-    if (make_point(root, "/dev/pts", 1, err) < 0 || make_point(root, "/dev/shm", 1, err) < 0 ||
-        make_point(root, "/dev/mqueue", 1, err) < 0 ||
+    if (make_directory(root, "/dev/pts", err) < 0 || make_directory(root, "/dev/shm", err) < 0 ||
+        make_directory(root, "/dev/mqueue", err) < 0 ||
         mount_at(root, "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
                  "newinstance,ptmxmode=0666,mode=620", err) < 0 ||
         mount_at(root, "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data, err) < 0 ||
@@ -760,7 +799,7 @@ mounts_etc(const struct policy *policy, int root, struct err *err)
              POLICY_USER, POLICY_UID, POLICY_UID, policy->home);
     snprintf(group, sizeof group, "root:x:0:\n%s:x:%d:\nnogroup:x:65534:\n", POLICY_USER, POLICY_UID);
     mounts_names(policy, &names);
-    if (make_point(root, "/etc", 1, err) < 0 ||
+    if (make_directory(root, "/etc", err) < 0 ||
         make_file(root, "etc/passwd", passwd, err) < 0 ||
         make_file(root, "etc/group", group, err) < 0 ||
         make_file(root, "etc/hosts", names.hosts, err) < 0 ||

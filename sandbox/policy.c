@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FILES_LEAST 64 /* open files: Python has a dozen before it has read a line */
+
 enum kind { NAME, TEXT, PATH, PATHS, MOUNTS, SIZE, RULE, SERVER };
 
 static const struct option {
@@ -234,48 +236,54 @@ drop_forbidden_paths(struct policy *p)
         p->paths.item[kept] = NULL;
 }
 
+static const char *const level_names[] = LEVEL_NAMES;
+
 static int
 find_level(struct policy *p, struct err *err)
 {
-    static const char *const names[] = {[LEVEL_FULL] = "full", [LEVEL_LANDLOCK] = "landlock"};
+    size_t i = 0;
 
-    for (size_t i = 0; p->level_name && i < countof(names); i++)
-        if (strcmp(p->level_name, names[i]) == 0) {
-            p->level = (enum containment)i;
-            return 0;
-        }
-    if (p->level_name && strcmp(p->level_name, "none") == 0)
-        return err_set(err, ENOTSUP, "containment none: husk starts nothing without a sandbox; the levels "
-                                     "are full and landlock");
-    return p->level_name ? err_set(err, EINVAL, "there is no containment '%s'; there are full and landlock",
-                                   p->level_name)
-                         : 0;
+    while (p->level_name && i < countof(level_names) && strcmp(p->level_name, level_names[i]) != 0)
+        i++;
+    if (i == countof(level_names))
+        return err_set(err, EINVAL, "there is no containment '%s'; there are full, landlock and none",
+                       p->level_name);
+    p->level = (enum containment)i;
+    if (p->unconfined && strcmp(p->unconfined, "yes") != 0)
+        return err_set(err, EINVAL, "--unconfined '%s' is not yes", p->unconfined);
+    if (p->level == LEVEL_NONE && !p->unconfined)
+        return err_set(err, EPERM, "containment none is no sandbox: cells could do all that you can, read your "
+                                   "keys and end your processes; if that is meant, say '--unconfined yes' "
+                                   "as well");
+    if (p->level != LEVEL_NONE && p->unconfined)
+        return err_set(err, EINVAL, "--unconfined contradicts containment %s", level_names[p->level]);
+    return 0;
 }
 
 /* What is asked for and needs a mount or a name of the sandbox's own is refused, not left out. */
 static int
 judge_level(const struct policy *p, struct err *err)
 {
-    if (p->level != LEVEL_LANDLOCK)
+    const char *name = level_names[p->level];
+
+    if (p->level == LEVEL_FULL)
         return 0;
     if (!p->layers)
-        return err_set(err, EINVAL, "containment landlock needs a directory for layers");
+        return err_set(err, EINVAL, "containment %s needs a directory for layers", name);
     if (p->profile == PROFILE_IMAGE)
-        return err_set(err, ENOTSUP, "--profile image: containment landlock has no root file system of "
-                                     "its own");
+        return err_set(err, ENOTSUP, "--profile image: containment %s has no root file system of its own", name);
     if (p->allow.len)
-        return err_set(err, ENOTSUP, "--network, --allow: containment landlock has no network of its own, and "
-                                     "gives none");
+        return err_set(err, ENOTSUP, "--network, --allow: containment %s has no network of its own%s", name,
+                       p->level == LEVEL_NONE ? "" : ", and gives none");
     if (p->hostname)
-        return err_set(err, ENOTSUP, "--hostname: containment landlock has no host name of its own");
+        return err_set(err, ENOTSUP, "--hostname: containment %s has no host name of its own", name);
     if (p->tmp_size)
-        return err_set(err, ENOTSUP, "--tmp-size: containment landlock has no private directories in "
-                                     "memory; --disk limits those on disk");
+        return err_set(err, ENOTSUP, "--tmp-size: containment %s has no private directories in memory; --disk "
+                                     "limits those on disk", name);
     for (size_t i = 0; i < p->nmounts; i++)
         if (strcmp(p->mounts[i].source, p->mounts[i].target) != 0)
-            return err_set(err, ENOTSUP, "'%s' is not mounted at '%s': containment landlock shows a "
-                                         "directory at its own path only", p->mounts[i].source,
-                           p->mounts[i].target);
+            return err_set(err, ENOTSUP, "'%s' is not mounted at '%s': containment %s shows a directory at its "
+                                         "own path only", p->mounts[i].source, p->mounts[i].target, name);
     return 0;
 }
 
@@ -486,6 +494,19 @@ policy_shares(const struct policy *p)
     return shares;
 }
 
+static int
+judge_sizes(const struct policy *p, struct err *err)
+{
+    char size[24], memory[24];
+
+    if (p->files < FILES_LEAST)
+        return err_set(err, EINVAL, "--files %llu: a process needs %d at least", (unsigned long long)p->files, FILES_LEAST);
+    if (p->tmp_size > p->memory)
+        return err_set(err, EINVAL, "--tmp-size %s is more than --memory %s, which it counts in",
+                       size_format(p->tmp_size, size), size_format(p->memory, memory));
+    return 0;
+}
+
 int
 policy_read(const struct frame *build, struct policy *ret, struct err *err)
 {
@@ -503,6 +524,8 @@ policy_read(const struct frame *build, struct policy *ret, struct err *err)
         return -1;
     if (!p.tmp_size)
         p.tmp_size = p.memory / 4;
+    if (judge_sizes(&p, err) < 0)
+        return -1;
     if (!p.hostname && !(p.hostname = strdup("husk")))
         return err_errno(err, "keep hostname");
     if (judge_image(&p, err) < 0)
@@ -539,6 +562,7 @@ policy_release(struct policy *policy)
     free(policy->home_layer);
     free(policy->tmp_layer);
     free(policy->level_name);
+    free(policy->unconfined);
     free(policy->workdir);
     free(policy->state);
     free(policy->home);

@@ -35,6 +35,7 @@ struct policy {
     char *profile_name;
     enum profile profile;
     char *level_name;
+    char *unconfined; /* "yes": said beside containment none, and never otherwise */
     enum containment level;
     char *hostname;
     char *workdir;
@@ -90,12 +91,12 @@ int policy_look_at_image(const struct policy *policy, struct err *err);
 /* The user inside. */
 uid_t policy_uid(const struct policy *policy);
 
-/* Whether the user on the host is known before, and nothing is id-mapped to it: at LEVEL_LANDLOCK, and
- * in a container. */
+/* Whether the user on the host is known before, and nothing is id-mapped to it: where there are no
+ * namespaces, and in a container. */
 static inline int
 policy_has_user(const struct policy *p)
 {
-    return p->level == LEVEL_LANDLOCK || p->container;
+    return p->level != LEVEL_FULL || p->container;
 }
 
 /* Whether the system that is seen is not this machine's: an image, or a container. */

@@ -42,7 +42,8 @@ relay_tell_failure(const struct relay *b, const struct build_failure *failure, s
 static void
 describe_network(const struct policy *p, char *into, size_t size)
 {
-    size_t at = (size_t)snprintf(into, size, "%s", p->rules.all   ? "all but private addresses"
+    size_t at = (size_t)snprintf(into, size, "%s", p->level == LEVEL_NONE ? "the machine's own"
+                                                   : p->rules.all ? "all but private addresses"
                                                    : p->allow.len ? "only"
                                                                   : "none");
 
@@ -62,9 +63,9 @@ relay_tell_built(struct relay *b, struct err *err)
     const struct policy *p = &b->policy;
     char text[1024], limits[256], network[320];
     int fds[USAGE_FILES] = {-1, -1, -1}, r;
-    struct bytes parts[4];
+    struct bytes parts[5];
 
-    if (limits_open_usage(&b->limits, fds, err) < 0)
+    if (limits_open_usage(&b->limits, fds, err) < 0 || memory_open_usage(&b->memory, fds, err) < 0)
         return -1;
     limits_describe(&b->limits, limits, sizeof limits);
     describe_network(p, network, sizeof network);
@@ -79,6 +80,7 @@ relay_tell_built(struct relay *b, struct err *err)
     if (p->tmp_layer)
         parts[2].len = (size_t)(strrchr(p->tmp_layer, '/') - p->tmp_layer);
     parts[3] = (struct bytes){b->environment.data, b->environment.len};
+    parts[4] = bytes_of(limits_kind_name(&b->limits));
     r = packet_send(SANDBOX_FD,
                     (struct frame){.number = SANDBOX_BUILT, .value = (uint32_t)b->sandbox.took},
                     parts, countof(parts), fds, USAGE_FILES, err);
@@ -93,6 +95,10 @@ choose_filter(const struct relay *b, struct bytes part[static 3])
 {
     int image = b->policy.profile == PROFILE_IMAGE, alone = b->policy.level == LEVEL_LANDLOCK;
 
+    if (b->policy.level == LEVEL_NONE) {
+        part[0] = part[1] = part[2] = (struct bytes){(const uint8_t *)"", 0};
+        return;
+    }
     part[0] = (struct bytes){(const uint8_t *)filter_calls, sizeof filter_calls};
     part[1] = (struct bytes){(const uint8_t *)filter_arguments, sizeof filter_arguments};
     part[2] = (struct bytes){(const uint8_t *)"", 0};
@@ -247,8 +253,11 @@ pass_up(struct relay *b, struct err *err)
         n++;
     if (f.slot == PORTS_SLOT && f.number != SANDBOX_SWEPT)
         return 0;
+    if (f.number == SANDBOX_SPAWNED)
+        memory_spawned(&b->memory, f.slot, (pid_t)f.value);
     if (f.number == SANDBOX_EXITED) {
         limits_cause(&b->limits, (int)f.value, cause, sizeof cause, &f.mark);
+        memory_exited(&b->memory, f.slot, cause, sizeof cause, &f.mark);
         disk_cause(&b->disk, cause, sizeof cause);
         parts[0] = bytes_of(cause);
     }
@@ -292,6 +301,16 @@ pass_notice(struct relay *b, struct err *err)
     return packet_send(SANDBOX_FD, (struct frame){.number = SANDBOX_NOTICE}, &part, 1, NULL, 0, err);
 }
 
+/* ms until one of those that look at something now and then has to; -1: never. */
+static int
+timeout(const struct relay *b)
+{
+    int64_t now = now_ms();
+    int disk = disk_timeout(&b->disk, now), memory = memory_timeout(&b->memory, now);
+
+    return disk < 0 || (memory >= 0 && memory < disk) ? memory : disk;
+}
+
 int
 relay_serve(struct relay *b, struct err *err)
 {
@@ -306,12 +325,13 @@ relay_serve(struct relay *b, struct err *err)
                                 {.fd = b->changes.ended, .events = POLLIN}};
         if (b->sweeper > 0 && waitpid(b->sweeper, NULL, WNOHANG) == b->sweeper)
             b->sweeper = 0;
-        if (poll(wait, countof(wait), disk_timeout(&b->disk, now_ms())) < 0) {
+        if (poll(wait, countof(wait), timeout(b)) < 0) {
             if (errno == EINTR)
                 continue;
             return err_errno(err, "wait");
         }
         disk_tick(&b->disk, b->sandbox.pid, now_ms());
+        memory_tick(&b->memory, now_ms());
         if (wait[4].revents && end_diff(b, err) < 0)
             return -1;
         if (wait[3].revents && hear_ports(b, err) < 0)
@@ -366,6 +386,7 @@ relay_end(struct relay *b, int r, const struct err *err)
     uplink_end(&b->uplink);
     ports_end(&b->ports);
     disk_end(&b->disk);
+    memory_end(&b->memory);
     changes_end(&b->changes);
     b->kind->end(b);
     limits_release(&b->limits);

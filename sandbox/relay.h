@@ -12,6 +12,7 @@
 #include "sandbox/changes.h"
 #include "sandbox/disk.h"
 #include "sandbox/layers.h"
+#include "sandbox/memory.h"
 #include "sandbox/ports.h"
 #include "sandbox/uplink.h"
 #include "wall/frame.h"
@@ -40,6 +41,7 @@ struct relay {
     struct limits limits;
     struct layers layers;
     struct disk disk;
+    struct memory memory;
     struct changes changes;
     struct sandbox sandbox;
     struct uplink uplink;
@@ -55,7 +57,7 @@ struct relay {
 };
 #define RELAY_EMPTY                                                                            \
     ((struct relay){.limits = LIMITS_EMPTY, .layers = LAYERS_EMPTY, .disk = DISK_EMPTY,        \
-                    .changes = CHANGES_EMPTY, .sandbox = SANDBOX_EMPTY, .uplink = UPLINK_EMPTY, \
+                    .memory = MEMORY_EMPTY, .changes = CHANGES_EMPTY, .sandbox = SANDBOX_EMPTY, .uplink = UPLINK_EMPTY, \
                     .ports = PORTS_EMPTY})
 
 /* The beginning of main(): descriptor 3 is the supervisor's, signals, a session of its own. -1: this

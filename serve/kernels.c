@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/conn.h"
 #include "kernel/exits.h"
 #include "kernel/paths.h"
@@ -528,10 +528,9 @@ static int
 spawn(struct served *k, int fd, struct err *err)
 {
     scoped(strv_release) struct strv argv = {0};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, ignored;
-    int r, bad = strv_add(&argv, paths_program()) < 0 || strv_add(&argv, "kernel") < 0 ||
+    const struct process_fd fds[] = {
+        PROCESS_NO_INPUT, PROCESS_NO_OUTPUT, {.as = FRONT_FD, .fd = fd}, PROCESS_END};
+    int bad = strv_add(&argv, paths_kernel()) < 0 || strv_add(&argv, "kernel") < 0 ||
                  strv_add(&argv, "-f") < 0 || strv_add(&argv, k->connection_file) < 0 ||
                  strv_addf(&argv, "--front=%d", FRONT_FD) < 0;
 
@@ -539,22 +538,7 @@ spawn(struct served *k, int fd, struct err *err)
         bad = strv_add(&argv, k->options.item[i]) < 0;
     if (bad)
         return err_errno(err, "start a kernel");
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, fd, FRONT_FD);
-    posix_spawnattr_init(&attr);
-    sigemptyset(&none);
-    sigemptyset(&ignored);
-    sigaddset(&ignored, SIGPIPE);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setsigdefault(&attr, &ignored);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    r = posix_spawn(&k->pid, paths_program(), &actions, &attr, argv.item, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    errno = r;
-    return r != 0 ? err_errno(err, "start '%s'", paths_program()) : 0;
+    return process_spawn(argv.item, environ, fds, PROCESS_OF_ITS_OWN, &k->pid, err);
 }
 
 static void

@@ -22,6 +22,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/paths.h"
 #include "serve/channels.h"
@@ -275,18 +276,12 @@ on_signal(void *of, uint32_t events)
 static int
 open_signals(struct server *s, struct err *err)
 {
-    sigset_t set;
+    int fd;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    signal(SIGPIPE, SIG_IGN);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return err_errno(err, "block signals");
-    s->signals = (struct source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .events = EPOLLIN,
-                                 .ready = on_signal, .of = s};
-    return s->signals.fd < 0 ? err_errno(err, "listen to signals") : loop_add(&s->loop, &s->signals, err);
+    if (process_signals(&fd, err) < 0)
+        return -1;
+    s->signals = (struct source){.fd = fd, .events = EPOLLIN, .ready = on_signal, .of = s};
+    return loop_add(&s->loop, &s->signals, err);
 }
 
 /* Each connection and each kernel is a descriptor or four. */

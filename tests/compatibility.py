@@ -22,6 +22,7 @@ import threading
 import time
 
 import conftest
+import gallery
 import upstream
 import zmq
 from jupyter_client.kernelspec import KernelSpecManager
@@ -370,6 +371,20 @@ def suites(directory):
             yield f"| {upstream.wanted(suite).replace('==', ' ')} | {passed} | {len(found) - passed - skipped} | {skipped} |"
 
 
+def works_of_others(directory):
+    """Lines about what gallery.py left."""
+    path = directory / "gallery.xml"
+    if not path.exists():
+        return
+    found = upstream.read(path)
+    for what, test, reasons in (
+            (f"scripts of matplotlib's gallery, {importlib.metadata.version('matplotlib')}", "test_a_script_", gallery.DIFFERENCES),
+            (f"notebooks in the package of nbconvert {importlib.metadata.version('nbconvert')}", "test_a_notebook_",
+             {name for name, _ in gallery.NOTEBOOK_DIFFERENCES} | set(gallery.LEFT_OUT))):
+        passed = [result for name, result in found.items() if test in name and result == "passed"]
+        yield f"| {what} | {len(passed)} | {len(reasons)} |"
+
+
 def write(found, directory):
     versions = {"ipykernel": importlib.metadata.version("ipykernel"), "xeus-python": XEUS[0].partition("==")[2], "husk": ""}
     lines = [
@@ -388,6 +403,12 @@ def write(found, directory):
                   "`make check-upstream`; each test that fails has its reason in `tests/upstream.py`. Skipped are those",
                   "that skip themselves with every kernel here.", "",
                   "| suite | passed | failed | skipped |", "|---|---|---|---|", *left]
+    others = list(works_of_others(directory))
+    if others:
+        lines += ["", "## What others wrote, run by ipykernel and by husk", "",
+                  "`make check-gallery`: outputs are equal, pictures by their pixels, but where `tests/gallery.py` has a reason.",
+                  "The notebooks of nbclient and papermill, 47, are a part of `./check`.", "",
+                  "| | as expected | of them with a reason |", "|---|---|---|", *others]
     (TOP / "docs" / "compatibility.md").write_text("\n".join(lines) + "\n")
 
 

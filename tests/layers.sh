@@ -61,6 +61,7 @@ case $(readelf -d "$top_builddir/husk-sandbox" 2>/dev/null) in
 esac
 links husk-init
 links husk-agent
+links husk-loopback
 [ ! -e "$top_builddir/husk-thaw" ] || links husk-thaw
 links husk-sandbox libc ld-linux-x86-64 $sanitizers
 links husk-network libc libcares ld-linux-x86-64 $sanitizers
@@ -70,5 +71,7 @@ links husk-docker libc libcurl libjansson ld-linux-x86-64 $sanitizers
 links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
 links husk-serve libc libmicrohttpd libwslay libsodium libcrypto libjansson ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64
-links husk libc libzmq libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers
+links husk-kernel libc libzmq libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers
+links husk-launch libc libjansson libsodium libcrypto ld-linux-x86-64 $sanitizers
+links husk libc libjansson libsodium ld-linux-x86-64 $sanitizers
 exit $status

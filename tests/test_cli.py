@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import tarfile
@@ -382,7 +383,7 @@ def test_stats(cli):
     usage = {u["id"]: u for u in map(json.loads, cli("stats", "--no-stream", "-o", "json").splitlines())}
     assert list(usage) == [id, other] and usage[id]["memory_limit_bytes"] == 512 << 20
     assert usage[id]["cpu_percent"] > 5 * usage[other]["cpu_percent"] and usage[id]["processes"] > usage[other]["processes"]
-    assert all(10 << 20 < u["memory_bytes"] < 512 << 20 for u in usage.values())
+    assert all(1 << 20 < u["memory_bytes"] < 512 << 20 for u in usage.values())
     assert [line.split()[0] for line in cli("stats", "--no-stream", "busy").splitlines()] == ["ID", id]
     watching = cli.popen("stats", "-o", "json", "busy")
     first, second = json.loads(watching.stdout.readline()), json.loads(watching.stdout.readline())
@@ -461,6 +462,86 @@ def test_a_kernel_of_jupyter_is_there_too(cli, make_kernel):
     assert cli("exec", entry["id"], "--", "cat", "f") == "from a cell"
     k.manager.shutdown_kernel()
     assert cli.files() == []
+
+
+HELLO, REQUEST = 7, 1  # of kernel/front.def
+
+
+def frame(number, *parts, length=None):
+    payload = b"".join(struct.pack(">I", len(p)) + p for p in parts)
+    return struct.pack(">IHHIIQ", len(payload) if length is None else length, number, 0, 0, 1, 0) + payload
+
+
+def request(method, **params):
+    """To control."""
+    header = {"msg_id": "1", "msg_type": "sandbox_request", "session": "s", "username": "u", "version": "5.3", "date": ""}
+    return frame(REQUEST, json.dumps(header).encode(), b"{}", b"{}", json.dumps({"method": method, "params": params}).encode())
+
+
+@pytest.fixture
+def call_up(shared):
+    """Connections to the socket of the commands."""
+    (path,) = shared.runtime.glob("husk/*.socket")
+    (entry,) = json.loads(shared("ls", "-o", "json"))
+    key = json.loads(pathlib.Path(entry["connection_file"]).read_text())["key"].encode()
+    opened = []
+
+    def connect(*frames):
+        s = socket.socket(socket.AF_UNIX)
+        opened.append(s)
+        s.settimeout(conftest.TIMEOUT)
+        s.connect(str(path))
+        s.sendall(b"".join(frames))
+        return s
+
+    connect.key, connect.pid = key, entry["pid"]
+    yield connect
+    for s in opened:
+        s.close()
+
+
+def is_put_out(s):
+    try:
+        return s.recv(1) == b""
+    except ConnectionResetError: # what it had sent was not read
+        return True
+
+
+def test_a_caller_shows_the_key_first(shared, call_up):
+    info = request("sandbox.info")
+    assert b'"name":"work"' in call_up(frame(HELLO, call_up.key), info).recv(65536)
+    assert is_put_out(call_up(info))
+    assert is_put_out(call_up(frame(HELLO, call_up.key[:-1] + b"-"), info))
+    assert is_put_out(call_up(frame(HELLO, b""), info))
+    assert is_put_out(call_up(frame(HELLO, length=1 << 20)))
+    assert is_put_out(call_up(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    assert shared("exec", "work", "--", "echo", "here") == "here\n"
+
+
+def test_callers_that_say_nothing_keep_nobody_out(shared, call_up):
+    silent = [call_up() for _ in range(100)]
+    assert shared("exec", "work", "--", "echo", "here") == "here\n"
+    assert is_put_out(silent[0])
+
+
+def test_a_caller_that_does_not_read_is_not_read(shared, call_up):
+    shared("exec", "work", "--", "sh", "-c", "head -c 1000000 /dev/zero > million")
+    rude = call_up(frame(HELLO, call_up.key))
+    rude.settimeout(1)
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < 20000:
+            rude.sendall(request("files.read", path="million"))
+            sent += 1
+    assert sent < 20000
+    assert shared("exec", "work", "--", "echo", "here") == "here\n"
+
+
+def test_a_kernel_that_only_commands_speak_to_has_no_zeromq(shared):
+    """It would have threads; it begins with the first client that comes with it."""
+    (entry,) = json.loads(shared("ls", "-o", "json"))
+    names = {p.read_text().strip() for p in pathlib.Path(f"/proc/{entry['pid']}/task").glob("*/comm")}
+    assert not {n for n in names if "ZMQ" in n}, names
 
 
 def test_a_sandbox_that_ends_by_itself_leaves_nothing(cli):

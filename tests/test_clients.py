@@ -465,13 +465,14 @@ class Server:
                 assert time.monotonic() < end and self.process.poll() is None, self.log.read_text()
                 time.sleep(0.1)
 
-    def get(self, path):
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"token {self.token}"})
+    def get(self, path, body=None):
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"token {self.token}"},
+                                         data=None if body is None else json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return answer.read()
 
-    def json(self, path):
-        return json.loads(self.get(path))
+    def json(self, path, body=None):
+        return json.loads(self.get(path, body))
 
     def stop(self):
         self.process.terminate()
@@ -654,6 +655,20 @@ def test_the_server_replaces_a_kernel_that_was_killed(server):
                 break
             except TimeoutError:
                 assert time.monotonic() < end, server.log.read_text()
+
+
+@pytest.mark.parametrize("of", ["a notebook", "nothing"])
+def test_a_flood_passes_the_server_whole(server, of):
+    """It drops what is above a megabyte a second, of every kernel: 4 MB, printed as fast as can be."""
+    options = {}
+    if of == "a notebook":
+        session = server.json("/api/sessions", {"path": "flood.ipynb", "name": "flood.ipynb", "type": "notebook",
+                                                "kernel": {"name": "husk"}})
+        options["kernel_id"] = session["kernel"]["id"]
+    with JupyterKernelClient(server_url=server.url, token=server.token, **options) as c:
+        reply = c.execute("for i in range(80000): print(f'{i:6d}' + 'x' * 43)", timeout=TIMEOUT)
+    assert text(reply) == "".join(f"{i:6d}" + "x" * 43 + "\n" for i in range(80000))
+    assert {o["name"] for o in reply["outputs"]} == {"stdout"} and "rate exceeded" not in server.log.read_text()
 
 
 def test_no_kernel_is_left_when_the_server_ends(tmp_path):
@@ -892,6 +907,21 @@ OUTPUT = [
     "        print('tab', i)\ntab",
     "with out:\n    clear_output()\n    h = display('first', display_id=True)\n    h.update('second')",
 ]
+ANYWIDGET = [
+    "import anywidget, traitlets as t\nclass Counter(anywidget.AnyWidget):\n"
+    "    _esm = 'export default { render({ model, el }) { el.textContent = model.get(\"count\") } }'\n"
+    "    _css = '.counter { color: red }'\n    count = t.Int(1).tag(sync=True)\n"
+    "    blob = t.Bytes().tag(sync=True)\ncounter = Counter(blob=bytes(range(256)))\ncounter",
+    "counter.observe(lambda change: print(change.old, change.new), 'count')\ncounter.count += 1\ncounter.count",
+    "counter.send({'a': 1}, buffers=[b'bytes'])",
+    "class Other(Counter):\n    count = t.Int(5).tag(sync=True)\nOther(), Other()",
+]
+IPYMPL = [
+    "%matplotlib widget\nimport matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(2, 1))\n"
+    "ax.plot([1, 2])\nfig.canvas",
+    "ax.set_title('é'); fig.canvas.toolbar_visible = False\nfig.canvas.draw()",
+    "fig.canvas.mpl_connect('button_press_event', print)\nplt.close(fig)",
+]
 TQDM = [
     "from tqdm.notebook import tqdm, trange\nfor i in trange(4):\n    pass",
     "for i in tqdm(['a', 'b'], desc='é', leave=False):\n    tqdm.write(i)",
@@ -924,8 +954,9 @@ def shown(both, cells):
         return list(pool.map(execute, beside.KERNELS))
 
 
-@pytest.mark.parametrize("cells, widgets", [(SLIDER, 20), (INTERACT, 25), (OUTPUT, 7)],
-                         ids=["slider", "interact", "Output"])
+@pytest.mark.parametrize("cells, widgets", [(SLIDER, 20), (INTERACT, 25), (OUTPUT, 7), (ANYWIDGET, 2),
+                                            (IPYMPL, 4)],
+                         ids=["slider", "interact", "Output", "anywidget", "ipympl"])
 def test_the_saved_state_of_widgets_is_ipykernels(both, cells, widgets):
     stock, mine = shown(both, cells)
     state = stock["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]

@@ -57,7 +57,7 @@ def test_cpus_are_limited_and_waiting_for_them_is_said_or_the_start_is_refused(m
         assert "systemd-run" in start_fails(tmp_path, "--cpus", "0.2")
         return
     used = usage(kernel.run(BURN % 0.5))
-    assert used["throttled_ms"] > 300 and used["wall_ms"] > used["cpu_ms"] * 2
+    assert used["throttled_ms"] > 0 and used["wall_ms"] > used["cpu_ms"] * 2
     assert "0.2 CPUs" in info(kernel)["banner"]
 
 

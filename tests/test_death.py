@@ -31,6 +31,7 @@ INTERRUPTED = {
     "await": "import asyncio; await asyncio.sleep(60)",
     "a task group": "import asyncio\nasync with asyncio.TaskGroup() as g:\n    g.create_task(asyncio.sleep(60))",
     "gather": "import asyncio; await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
+    "an event": "import asyncio; await asyncio.Event().wait()",
     "a queue": "import queue; queue.Queue().get()",
     "a socket": "import socket; a, b = socket.socketpair(); a.recv(1)",
     "a flood of text": "while True: print('x' * 100)",
@@ -120,25 +121,27 @@ def test_an_interrupt_ends(kernel, what):
 
 def test_an_interrupt_ends_what_os_system_runs(kernel):
     """The child dies; system(3) has its caller not hear of it."""
-    msg_id = kernel.send("import os; os.system('sleep 60')")
+    msg_id = kernel.begin("import os; os.system('sleep 60')")
     time.sleep(0.7)
     kernel.interrupt()
     assert kernel.result(msg_id).value == "2"
 
 
 def test_ten_interrupts_are_one(kernel):
-    msg_id = kernel.send(
+    """Of one moment: each would come after the other if it waited for its reply."""
+    msg_id = kernel.begin(
         "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('one')\n"
         "for i in range(20): time.sleep(0.05)\nprint('done')")
-    time.sleep(0.7)
+    session, channel = kernel.client.session, kernel.client.control_channel
     for _ in range(10):
-        kernel.interrupt()
+        channel.send(session.msg("interrupt_request", {}))
+    for _ in range(10):
+        assert kernel.client.get_control_msg(timeout=conftest.TIMEOUT)["content"]["status"] == "ok"
     assert kernel.result(msg_id).stdout == "one\ndone\n"
 
 
 def test_a_signal_to_husk_is_an_interrupt_too(kernel):
-    msg_id = kernel.send("import time; time.sleep(60)")
-    time.sleep(0.7)
+    msg_id = kernel.begin("import time; time.sleep(60)")
     os.kill(kernel.pid, signal.SIGINT)
     assert kernel.result(msg_id).ename == "KeyboardInterrupt"
 
@@ -150,8 +153,8 @@ def test_an_interrupt_while_idle_is_ignored(kernel):
 
 
 def test_an_interrupt_aborts_what_is_queued(kernel):
-    first, second = kernel.send("import time; time.sleep(60)"), kernel.send("1")
-    time.sleep(0.7)
+    first, second = kernel.send("print('begun', flush=True)\nimport time; time.sleep(60)"), kernel.send("1")
+    kernel.await_stream()
     kernel.interrupt()
     assert kernel.result(first).ename == "KeyboardInterrupt"
     assert kernel.result(second).status == "aborted"
@@ -238,8 +241,7 @@ threading.Thread(target=late).start()
 
 def test_shutdown_while_a_cell_runs_ends(make_kernel):
     kernel = make_kernel()
-    msg_id = kernel.send("sum(range(10**13))")
-    time.sleep(0.7)
+    msg_id = kernel.begin("sum(range(10**13))")
     kernel.control("shutdown_request", {"restart": False})
     assert kernel.result(msg_id).status == "error"
     assert wait_until(lambda: not kernel.manager.is_alive())

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from engine import IMAGE, Engine
 from test_image import image_tar  # noqa: F401 - fixture
+from test_network import servers  # noqa: F401 - fixture
 from test_operations import Operations
 
 pytestmark = pytest.mark.rights("root")  # as dockerd wants; some kernels here belong to somebody else
@@ -435,10 +436,54 @@ def test_an_image_that_is_not_there(engine):
     ((*OPTIONS, "--pull", "maybe"), "--pull 'maybe' is not one of missing, always, never"),
     ((*OPTIONS, "--containment", "landlock"), "a container has all that full has"),
     ((*OPTIONS, "--runtime", "no-such"), "no-such"),
-    ((*OPTIONS, "--network", "all"), "a container has no network yet"),
 ], ids=lambda o: "_".join(o) if isinstance(o, tuple) else "")
 def test_options_that_make_no_sense(options, said):
     assert said in refusal(*options)
+
+
+def test_doctor_finds_the_engine(engine):
+    check = {c["name"]: c for c in json.loads(husk("doctor", "-o", "json").stdout)["checks"]}["container-engine"]
+    assert check["status"] == "ok" and f"'{engine.socket}', version " in check["found"] and "API 1." in check["found"]
+
+
+# --- the network; ./check-docker runs all of test_network.py
+
+
+NETWORK = """
+import socket, urllib.request
+def get(host, port={http}):
+    return urllib.request.urlopen(f'http://{{host}}:{{port}}/', timeout=50).read().decode()
+def refused(host, port={http}):
+    try: return get(host, port)
+    except OSError as e: return str(e)
+"""
+
+
+def test_the_network_is_what_is_allowed_and_no_more(make, engine, servers):  # noqa: F811
+    kernel = make("--resolver", f"127.0.0.1:{servers['dns']}", "--allow", f"mirror.test:{servers['http']}",
+                  "--allow", f"127.0.0.1:{servers['http']}")
+    assert kernel.run(NETWORK.format(**servers)).status == "ok"
+    assert kernel.run("get('mirror.test')").value == repr(f"mirror.test:{servers['http']}")
+    assert "Name or service not known" in kernel.run("refused('evil.test')").value
+    assert "reset" in kernel.run("refused('127.0.0.1')").value  # that of the machine is not reached
+    assert kernel.run("[n for _, n in socket.if_nameindex()]").value == "['lo']"
+    assert engine.inspect(labelled(engine, kernel))["HostConfig"]["CapAdd"] in (None, [])  # and the other is gone
+    kernel.manager.restart_kernel()
+    kernel.client.wait_for_ready(timeout=conftest.TIMEOUT)
+    assert kernel.run(NETWORK.format(**servers)).status == "ok"
+    assert kernel.run("get('mirror.test')").value == repr(f"mirror.test:{servers['http']}")
+
+
+def test_a_network_of_everything_keeps_from_what_is_private(make, servers):  # noqa: F811
+    kernel = make("--resolver", f"127.0.0.1:{servers['dns']}", "--network", "all")
+    assert kernel.run(NETWORK.format(**servers)).status == "ok"
+    assert "reset" in kernel.run("refused('10.1.2.3')").value
+    assert kernel.run("[n for _, n in socket.if_nameindex()]").value == "['lo']"
+
+
+def test_without_a_network_the_resolver_of_the_machine_is_not_told(make):
+    kernel = make()
+    assert kernel.run("print(open('/etc/resolv.conf').read())").stdout.strip().splitlines()[-1:] == ["nameserver 127.0.0.53"]
 
 
 # --- the engine ends in the middle; last, as it takes everything along

@@ -262,6 +262,26 @@ def conftest_plain(text):
     return re.sub("\x1b\\[[0-9;]*m", "", text)
 
 
+def test_a_traceback_has_the_colours_that_it_has_anywhere(kernel):
+    """They come from a lexer of ours, that is made once and not for each frame."""
+    kernel.run("1 / 0")
+    result = kernel.run("""
+import inspect, stack_data.core, stack_data.utils, subprocess
+from IPython.utils.PyColorize import theme_table
+from pygments.formatters.terminal256 import Terminal256Formatter
+from pygments.formatters import HtmlFormatter
+styles = [stack_data.style_with_executing_node(theme_table[name].as_pygments_style(), colour)
+          for name in ("linux", "lightbg", "linux") for colour in ("bg:#00aa00", "bg:#aa0000")]
+ours, theirs = stack_data.core._pygmented_with_ranges, stack_data.utils._pygmented_with_ranges
+assert ours is not theirs
+for code in (inspect.getsource(subprocess.run), "x = 'é'  # y\\n\\n", "not = python", ""):
+    for ranges in ([], [(0, 5)], [(20, 200)]):
+        for formatter in [HtmlFormatter(nowrap=True), *(Terminal256Formatter(style=style) for style in styles)]:
+            assert ours(formatter, code, ranges) == theirs(formatter, code, ranges)
+""")
+    assert result.status == "ok", result.evalue
+
+
 def test_a_syntax_error_has_a_caret(kernel):
     text = conftest_plain("\n".join(kernel.run("x = 1\ny = (2").reply["traceback"]))
     assert "line 2" in text and "^" in text

@@ -125,26 +125,25 @@ def test_full_can_be_said_and_refuses_the_same(tmp_path):
     assert result.returncode == 78 and "step 'namespaces'" in result.stderr
 
 
-@pytest.mark.parametrize("level, words", [("none", "husk starts nothing without a sandbox"), ("some", "there are full and landlock")])
-def test_there_are_only_so_many_levels(tmp_path, level, words):
-    result = start("-f", connection(tmp_path), "--python", conftest.PYTHON, "--containment", level, cwd=tmp_path)
-    assert result.returncode == 78 and words in result.stderr
+def test_there_are_only_so_many_levels(tmp_path):
+    result = start("-f", connection(tmp_path), "--python", conftest.PYTHON, "--containment", "some", cwd=tmp_path)
+    assert result.returncode == 78 and "there are full, landlock and none" in result.stderr
 
 
 def test_the_level_is_told(alone):
     info = alone.control("kernel_info_request")["content"]
-    assert info["husk"] == {"containment": "landlock"}
+    assert info["husk"]["containment"] == "landlock"
     assert "Containment: landlock (no namespaces: " in info["banner"]
 
 
 def test_full_is_told(make_kernel):
     info = make_kernel().control("kernel_info_request")["content"]
-    assert info["husk"] == {"containment": "full"} and "Containment: full; " in info["banner"]
+    assert info["husk"]["containment"] == "full" and "Containment: full; " in info["banner"]
 
 
 def test_it_is_what_was_asked_for_where_full_would_be_possible(make_kernel):
     kernel = make_kernel("--containment", "landlock")
-    assert kernel.control("kernel_info_request")["content"]["husk"] == {"containment": "landlock"}
+    assert kernel.control("kernel_info_request")["content"]["husk"]["containment"] == "landlock"
     inside = int(kernel.run("import os; os.getpid()").value)
     assert inside in [p.pid for p in kin(kernel)[2].children()], "its numbers are those of the host"
 
@@ -190,12 +189,15 @@ def test_root_of_a_user_namespace_without_other_users_is_refused(tmp_path):
     assert result.returncode == 78 and "step 'user'" in result.stderr and "run husk as an ordinary user" in result.stderr
 
 
+NONE = "; none is no sandbox, and had with --unconfined yes only"
+
+
 def test_doctor_tells_what_can_be_had():
     here = diagnose()
     check = here["checks"]["containment"]
-    assert (check["status"], check["found"]) == (("ok", "full; also landlock") if here["ok"] else ("note", "landlock; not full"))
+    assert (check["status"], check["found"]) == (("ok", "full; also landlock" + NONE) if here["ok"] else ("note", "landlock; not full" + NONE))
     found = diagnose(command=refusing(DOCKER))
-    assert found["checks"]["containment"]["found"] == "landlock; not full" and "containment" not in missing(found)
+    assert found["checks"]["containment"]["found"] == "landlock; not full" + NONE and "containment" not in missing(found)
     last = doctor(command=refusing(DOCKER)).stdout.splitlines()[-1]
     assert last == "A full sandbox cannot be built here; --containment landlock can."
     found = diagnose(command=refusing("landlock_restrict_self"))["checks"]["containment"]

@@ -312,6 +312,8 @@ c.sendall(b'own'); a.recv(3)"""
 
 # --- what is refused: code, the exception, what the user is told
 
+# The cause of an error; the address itself is never seen by husk-network.
+UNLISTED = "[husk: this sandbox reaches what --allow lists, by TCP, and no other address]"
 REFUSED = {
     "a name that is not listed": ("get('evil.test')", "Name or service not known", "evil.test was refused: no --allow names it"),
     "a name that only ends like one": ("get('evil-mirror.test')", "Name or service not known", "evil-mirror.test was refused"),
@@ -319,11 +321,11 @@ REFUSED = {
     "a name that only ends like a wildcard": ("get('evil-wild.test')", "Name or service not known", "evil-wild.test was refused"),
     "a port that no rule has": ("dial('mirror.test', 22)", "Connection refused", ""),
     "a port of another rule": ("dial('mirror.test', 8443).recv(1)", "Connection reset", "mirror.test:8443 was refused: no --allow names this port"),
-    "an address that is not listed": ("dial('192.0.2.1', 80)", "Network is unreachable", ""),
-    "the metadata service": ("dial('169.254.169.254', 80)", "Network is unreachable", ""),
+    "an address that is not listed": ("dial('192.0.2.1', 80)", "Network is unreachable", UNLISTED),
+    "the metadata service": ("dial('169.254.169.254', 80)", "Network is unreachable", UNLISTED),
     "a listed address at a port of others": ("dial('203.0.113.5', HTTP).recv(1)", "Connection reset", "203.0.113.5:{http} was refused: no --allow lists it"),
     "an address that stands for nothing": ("dial('198.18.77.77', HTTP).recv(1)", "Connection reset", "198.18.77.77:{http} was refused"),
-    "IPv6": ("dial('2001:db9::1', 80)", "", ""),
+    "IPv6": ("dial('2001:db9::1', 80)", "", UNLISTED),
     "a name of a private address": ("get('rebind.test')", "Connection reset", "rebind.test:{http} was refused: the name stands for a private address"),
     "a name of loopback": ("get('loop.test')", "Connection reset", "loop.test:{http} was refused: the name stands for a loopback address"),
     "a name of IPv6 loopback": ("get('six.test')", "Connection reset", "six.test:{http} was refused: the name stands for a loopback address"),
@@ -350,7 +352,9 @@ def test_refused(net, servers, claim):
     assert r.status == "error", (claim, r.value)
     assert error in r.evalue, (claim, r.ename, r.evalue)
     stderr = stderr_with(net, r, notice)
-    if notice:
+    if notice == UNLISTED:
+        assert stderr == UNLISTED + "\n"
+    elif notice:
         assert f"husk: {notice}" in stderr
         assert all(line.startswith("husk: ") for line in stderr.splitlines())
     else:
@@ -825,8 +829,12 @@ def test_nothing_of_it_without_an_allow_list(kernel):
     code = "import socket, os; (open('/etc/resolv.conf').read(), socket.if_nameindex(), open('/proc/net/udp').read().count(':0035 '), len(open('/proc/net/tcp').readlines()))"
     assert value(kernel, code) == "('# this sandbox has no network\\n', [(1, 'lo')], 0, 1)"
     r = kernel.run("socket.create_connection(('198.18.0.1', 80))")
-    assert "Network is unreachable" in r.evalue
-    assert kernel.run("socket.gethostbyname('mirror.test')").ename == "gaierror"
+    no_network = "[husk: this sandbox has no network (options --allow, --network)]"
+    assert "Network is unreachable" in r.evalue and no_network in r.stderr
+    for code, ename in (("socket.gethostbyname('mirror.test')", "gaierror"),
+                        ("import urllib.request; urllib.request.urlopen('http://mirror.test')", "URLError")):
+        r = kernel.run(code)
+        assert r.ename == ename and no_network in r.stderr
 
 
 def test_the_banner_says_what_may_be_reached(net, kernel, servers):

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Notebooks that others wrote: those in the source packages of nbclient and of papermill.
+"""Notebooks that others wrote: those in the source packages of nbclient and of papermill; gallery.py has more.
 
 They come from the package index that pip is configured for, when the tests run. Every one that
 ipykernel executes, husk executes with the same outputs, but for DIFFERENCES. beside.py says what is equal.
 """
 
 import concurrent.futures
-import importlib.metadata
 import os
-import re
-import subprocess
-import sys
-import tarfile
 import threading
 
 import conftest
@@ -22,6 +17,7 @@ from beside import KERNELS, NAME, Reader, install_both, parts
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from packages import download, unpack
 from papermill.exceptions import PapermillExecutionError
 
 # What nbclient's own tests give to NotebookClient; without a row: nothing. The first error ends
@@ -89,25 +85,12 @@ LEFT_OUT = {
     "Autokill": "the notebook kills the kernel, and with ipykernel that is the end of it",
 }
 
-def sources(directory):
-    """The notebooks of the installed versions' source packages, below a copy for each kernel."""
-    for name in ("nbclient", "papermill"):
-        wanted = f"{name}=={importlib.metadata.version(name)}"
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet",
-             "--no-deps", "--no-binary", name, "--dest", str(directory), wanted],
-            check=True, timeout=280,
-        )
-    for archive in directory.glob("*.tar.gz"):
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar if m.isfile() and "/tests/" in m.name and ".." not in m.name]
-            assert members
-            for member in members:
-                for kernel in KERNELS:
-                    # Written, not extracted: the owner is whoever runs the tests.
-                    target = directory / kernel / member.name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(tar.extractfile(member).read())
+
+def sources(directory, names):
+    """Notebooks and tests of the installed versions' source packages, below a copy for each kernel."""
+    for name in names:
+        unpack(download(name, directory), *(directory / kernel / name for kernel in KERNELS),
+               wanted=lambda path: path.endswith(".ipynb") or "tests/" in path)
 
 
 class Client(NotebookClient):
@@ -139,12 +122,13 @@ def execute(notebook, specs, directory, **options):
 class Runs:
     """The notebooks of the packages, run with either kernel."""
 
-    def __init__(self, directory, specs):
+    def __init__(self, directory, specs, names, key=lambda path: path.stem):
         self.directory = directory
         self.specs = specs
-        sources(directory)
-        self.paths = {p.stem: p.relative_to(directory / "husk")
-                      for p in sorted((directory / "husk").rglob("*.ipynb"))}
+        sources(directory, names)
+        paths = [p.relative_to(directory / "husk") for p in sorted((directory / "husk").rglob("*.ipynb"))]
+        self.paths = {key(p): p for p in paths}
+        assert len(self.paths) == len(paths)
 
     def path(self, kernel, name):
         return self.directory / kernel / self.paths[name]
@@ -186,14 +170,14 @@ class Runs:
         return Reader(self.directory / kernel).notebook(notebook, error)
 
 
-def differences(name, stock, mine):
-    """Lines, one for each difference that DIFFERENCES does not name, or names in vain."""
+def differences(name, stock, mine, known=DIFFERENCES):
+    """Lines, one for each difference that is not known, or known in vain."""
     found = []
     for what in sorted({*stock, *mine}, key=str):
         differing = parts(stock.get(what), mine.get(what))
-        if (name, what) in DIFFERENCES:
+        if (name, what) in known:
             if not differing:
-                found.append(f"{name}, {what}: no longer differs, yet is in DIFFERENCES")
+                found.append(f"{name}, {what}: no longer differs, yet has a reason to")
             continue
         for where, a, b in differing:
             found.append(f"{name}, {what}{where}:\n  ipykernel {a!r}\n  husk      {b!r}")
@@ -210,7 +194,7 @@ def runs(tmp_path_factory):
         patch.setenv("PATH", os.path.dirname(conftest.PYTHON) + os.pathsep + os.environ["PATH"])
         patch.setenv("COLUMNS", "80")  # for tracebacks, as nbclient's own tests do
         patch.setenv("LINES", "24")
-        yield Runs(directory, specs)
+        yield Runs(directory, specs, ("nbclient", "papermill"))
 
 
 def test_every_notebook_of_the_two_packages_takes_part(runs):

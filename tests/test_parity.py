@@ -92,12 +92,13 @@ FILES = {
     "startup/README": "no program",
     "ipython_config.py": "c.InteractiveShellApp.exec_lines = ['third = 3']\nc.InteractiveShell.separate_in = 'x'",
     "ipython_kernel_config.py": "c.InteractiveShellApp.extensions = ['autoreload']\nc.InlineBackend.figure_formats = {'svg'}\n"
-                                "c.InteractiveShell.ast_node_interactivity = 'all'",
+                                "c.InteractiveShell.ast_node_interactivity = 'all'\n"
+                                "c.PlainTextFormatter.float_precision = '%.3f'",
     "history.sqlite": "what was entered",
     "db/secret": "kept by %store",
 }
 QUESTIONS = [
-    "first, second, third", "%greet", "1\n2", "get_ipython().config.InlineBackend.figure_formats",
+    "first, second, third", "%greet", "1\n2", "1 / 3", "get_ipython().config.InlineBackend.figure_formats",
     "'autoreload' in get_ipython().extension_manager.loaded", "get_ipython().separate_in",
     "sorted(k for k in dir() if k in ('first', 'second', 'third', '__file__'))", "%who",
     "get_ipython().profile, get_ipython().profile_dir.location",
@@ -154,6 +155,21 @@ def test_a_profile_is_the_one_that_was_asked_for(make_kernel, tmp_path, options,
     make_profile(home, "other" if "other" in options else "default")
     result = make_kernel(*options, env={"HOME": str(home)}).run("third")
     assert (result.value or result.ename) == value
+
+
+def test_a_profile_may_lie_where_a_variable_says(make_kernel, tmp_path):
+    """And then the one of the home directory does not count."""
+    make_profile(tmp_path / "elsewhere")
+    (tmp_path / "home/.ipython/profile_default").mkdir(parents=True)
+    (tmp_path / "home/.ipython/profile_default/ipython_config.py").write_text("c.InteractiveShellApp.exec_lines = ['third = 4']")
+    for path in [tmp_path / "home", *(tmp_path / "home").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    at = tmp_path / "elsewhere" / ".ipython"
+    kernel = make_kernel(env={"HOME": str(tmp_path / "home"), "IPYTHONDIR": str(at)})
+    assert kernel.run("first, third, get_ipython().config.InlineBackend.figure_formats").value == "('of startup', 3, {'svg'})"
+    kernel.run("import os; at = get_ipython().profile_dir.location")
+    assert kernel.run("open(at + '/startup/10-first.py', 'a')").ename == "OSError"
+    assert kernel.run(f"os.path.exists(at + '/history.sqlite') or os.path.exists({str(at)!r} + '/profile_default/db')").value == "False"
 
 
 @pytest.mark.parametrize("name, text", [("ipython_config.py", "1 / 0"), ("ipython_config.py", "raise SystemExit(3)"),
@@ -228,9 +244,11 @@ def test_without_ipykernel_libraries_find_the_same(specs, tmp_path, make_kernel)
 
 def test_a_start_says_nothing(make_kernel):
     """Text without a request would be taken for that of the first one, and by others for trouble."""
-    kernel = make_kernel(ready=False)
-    msg_id, before = kernel.send("1"), []
-    while not before or before[-1]["parent_header"].get("msg_id") != msg_id:
+    kernel, before = make_kernel(ready=False), []
+    while not before or before[-1]["msg_type"] != "iopub_welcome":
+        before.append(kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT))
+    msg_id = kernel.send("1")
+    while before[-1]["parent_header"].get("msg_id") != msg_id:
         before.append(kernel.client.get_iopub_msg(timeout=conftest.TIMEOUT))
     assert {m["msg_type"] for m in before} <= {"status", "iopub_welcome"} and not kernel.log.read_text()
 
@@ -254,4 +272,4 @@ def test_an_interrupt_is_heard_after_a_debugger_went_on(make_kernel):
                                         ("bash", "dash")])
 def test_a_command_of_a_cell_runs_in_the_users_shell_if_the_sandbox_has_it(make_kernel, tmp_path, shell, runs):
     kernel = make_kernel(env={"HOME": str(tmp_path / "home"), "SHELL": shell})
-    assert kernel.run("!readlink -f /proc/$$/exe").stdout.strip().endswith("/" + runs)
+    assert kernel.run("!readlink -f /proc/$$/exe; :").stdout.strip().endswith("/" + runs)

@@ -17,6 +17,7 @@ import uuid
 import pytest
 import requests
 import websocket
+from jupyter_client import BlockingKernelClient
 from jupyter_kernel_client import JupyterKernelClient
 
 from conftest import HUSK, PORTS, PYTHON, TIMEOUT
@@ -789,6 +790,12 @@ def test_a_kernel_has_no_zeromq_until_somebody_comes_with_it(server):
     assert threads() == 1
     said = subprocess.run([HUSK, "exec", sandbox, "--", "echo", "hello"], capture_output=True, text=True, timeout=TIMEOUT)
     assert (said.returncode, said.stdout) == (0, "hello\n")
+    assert threads() == 1
+    client = BlockingKernelClient(connection_file=entry["connection_file"])
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=TIMEOUT)
+    client.stop_channels()
     assert threads() > 1
     assert c.run("print(x + 2)").stdout == "42\n"
     server.request("DELETE", f"/api/kernels/{kernel}")

@@ -1,35 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tests of others that speak over the wire, from their source packages, with husk in the place of the kernel."""
 
-import importlib.metadata
 import os
 import re
 import subprocess
 import sys
-import tarfile
 
 import conftest
 import pytest
+from packages import download, unpack
 
 # {source package: {file of tests: how many there are, all of which pass}}
 FILES = {"ipykernel": {"test_debugger.py": 12}}
 
 
 def fetch_source(name, directory):
-    """The tests of the installed version, below `directory`; they import each other as `tests`."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps",
-         "--no-binary", name, "--dest", str(directory), f"{name}=={importlib.metadata.version(name)}"],
-        check=True, timeout=250,
-    )
-    with tarfile.open(next(directory.glob("*.tar.gz"))) as tar:
-        for member in tar:
-            _, _, path = member.name.partition("/")
-            # Without their conftest.py: it is about tests inside one process.
-            if member.isfile() and re.fullmatch(r"tests/(?!conftest)\w+\.py", path):
-                target = directory / path
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
+    """The tests of the installed version, below `directory`; they import each other as `tests`. Without their
+    conftest.py: it is about tests inside one process."""
+    unpack(download(name, directory), directory,
+           wanted=lambda path: re.fullmatch(r"tests/(?!conftest)\w+\.py", path))
 
 
 @pytest.mark.timeout(400)

@@ -134,6 +134,8 @@ seen = {
               len(shell.history_manager.input_hist_raw), shell.payload_manager.read_payload(), {k: len(v) for k, v in shell.events.callbacks.items()}],
     "files of cells": [n for c in (__import__("linecache").cache, __import__("inspect").modulesbyfile) for n in c if "ipykernel" in n],
     "names": sorted(n for n in globals() if not n.startswith("_i")),
+    "hidden names": sorted(shell.user_ns_hidden), "app": [shell.kernel.app.config_file_paths, shell.kernel.app.profile,
+              repr(shell.kernel.app.config), shell.extension_manager.loaded and sorted(shell.extension_manager.loaded)],
     "loop": type(asyncio.get_event_loop()).__name__, "kernel": type(shell.kernel).__name__, "hash": hash("husk"),
     "mounts": sorted(line.split()[4] for line in open("/proc/self/mountinfo")),
     "cgroup": len(open("/proc/self/cgroup").readlines()), "thread attr": threading.stack_size(),
@@ -160,6 +162,39 @@ def test_warm_is_as_cold(tmp_path, frozen):
     assert {k: (v, seen["warm"][k]) for k, v in seen["cold"].items() if v != seen["warm"][k]} == {}
     assert modules["cold"] - modules["warm"] == set()
     assert modules["warm"] - modules["cold"] == {"husk_interpreter.frozen"}
+
+
+PROFILE = {
+    "startup/1.py": "first = 'of startup'",
+    "startup/2.ipy": "second = first + '!'",
+    "ipython_config.py": "c.InteractiveShellApp.exec_lines = ['third = 3']",
+    "ipython_kernel_config.json": '{"PlainTextFormatter": {"float_precision": "%.3f"}}',
+}
+
+
+@pytest.mark.parametrize("names", [list(PROFILE), *([name] for name in PROFILE)], ids=lambda names: "+".join(names))
+def test_a_profile_is_loaded_as_in_a_cold_start(tmp_path, names):
+    """Who was frozen has looked for one where there was none."""
+    env, state, seen = {"HOME": str(tmp_path / "home")}, tmp_path / "state", {}
+    (tmp_path / "home").mkdir()
+    assert warm(state, env=env).returncode == 0
+    for name in names:
+        path = tmp_path / "home" / ".ipython" / "profile_default" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PROFILE[name])
+    for how in ("cold", "warm"):
+        (tmp_path / how).mkdir()
+        with started(tmp_path / how, state, "--start", how, env=env, cwd=tmp_path / "work") as kernel:
+            assert info(kernel)["start"] == how
+            seen[how] = [kernel.run(code).value for code in (
+                "globals().get('first')", "globals().get('second')", "globals().get('third')", "1 / 3",
+                "get_ipython().kernel.app.config_file_paths, get_ipython().config")]
+    assert seen["warm"] == seen["cold"]
+    expected = ["'of startup'", "'of startup!'", "3", "0.333"]
+    if len(names) == len(PROFILE):
+        assert seen["warm"][:4] == expected
+    else:
+        assert sum(a == b for a, b in zip(seen["warm"], expected)) == (0 if names == ["startup/2.ipy"] else 1)
 
 
 SECRETS = r"""
@@ -542,6 +577,75 @@ def test_a_script_in_place_of_python_is_asked_each_time(tmp_path):
         assert value_in(tmp_path / f"kernel-{name}", state, shim, "import sys; sys.prefix") == repr(str(tmp_path / name))
 
 
+SHIM = """#!/usr/bin/env bash
+set -e
+program="${{0##*/}}"
+export PYENV_ROOT="{root}"
+exec "{root}/libexec/pyenv" exec "$program" "$@"
+"""
+PYENV = """#!/bin/sh
+echo asked >> "{root}/asked"
+shift 2
+version=$PYENV_VERSION
+for directory in "$PWD" "${{PWD%/*}}" "{root}"; do
+    for name in .python-version version; do
+        [ -n "$version" ] || [ ! -e "$directory/$name" ] || read -r version < "$directory/$name"
+    done
+done
+exec "{root}/versions/$version/bin/python3" "$@"
+"""
+
+
+@pytest.fixture
+def pyenv(tmp_path, monkeypatch):
+    """A pyenv with versions a and b; the function says which one a kernel has, and whether pyenv was asked for it."""
+    root, here = tmp_path / "pyenv", tmp_path / "project" / "notebooks"
+    for name in ("PYENV_VERSION", "PYENV_DIR", "PYENV_HOOK_PATH", "PYENV_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("shims", "libexec", "versions"):
+        (root / name).mkdir(parents=True)
+    here.mkdir(parents=True)
+    for name in ("a", "b"):
+        subprocess.run([PYTHON, "-m", "venv", "--without-pip", root / "versions" / name], check=True, timeout=TIMEOUT)
+    for path, text in ((root / "shims/python3", SHIM), (root / "libexec/pyenv", PYENV)):
+        path.write_text(text.format(root=root))
+        path.chmod(0o755)
+    (root / "version").write_text("a\n")
+    numbers = iter(range(100))
+
+    def which(env=None):
+        (root / "asked").write_text("")
+        directory = tmp_path / f"kernel-{next(numbers)}"
+        directory.mkdir()
+        with started(directory, tmp_path / "state", "--python", str(root / "shims/python3"), "--start", "cold",
+                     cwd=here, env=env) as kernel:
+            return kernel.run("import sys; print(sys.prefix)").stdout.strip()[-1], bool((root / "asked").read_text())
+
+    which.root, which.here = root, here
+    return which
+
+
+def test_a_shim_of_pyenv_is_asked_when_it_could_say_something_else(pyenv):
+    assert pyenv() == ("a", True)
+    assert pyenv() == ("a", False)
+    assert pyenv(env={"PYENV_VERSION": "b"}) == ("b", True)
+    assert pyenv(env={"PYENV_VERSION": "b"}) == ("b", False)
+    (pyenv.here.parent / ".python-version").write_text("b\n")
+    assert pyenv() == ("b", True)
+    assert pyenv() == ("b", False)
+    (pyenv.here / ".python-version").write_text("a\n")
+    assert pyenv() == ("a", True)
+    for path in (pyenv.here / ".python-version", pyenv.here.parent / ".python-version"):
+        path.unlink()
+    (pyenv.root / "version").write_text("b \n")
+    assert pyenv() == ("b", True)
+    (pyenv.root / "plugins").mkdir()
+    assert pyenv() == ("b", True)
+    assert pyenv() == ("b", False)
+    assert pyenv(env={"PYENV_HOOK_PATH": "/nowhere"}) == ("b", True)
+    assert pyenv(env={"PYENV_HOOK_PATH": "/nowhere"}) == ("b", True)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 100, b"1 2 3 /nowhere\n--\nexecutable=/bin/false\n", b"\n--\nversion=3.11\n"],
                          ids=["empty", "zeros", "stale", "half"])
 def test_a_damaged_answer_is_asked_again(tmp_path, damage):
@@ -558,3 +662,79 @@ def test_the_heap_grows_and_shrinks(make_kernel):
     kernel = make_kernel()
     code = "kept = [bytes(n % 5000) for n in range(100000)]; del kept[::2]; more = [[n] for n in range(300000)]; del kept, more; 'well'"
     assert [kernel.run(code).value for _ in range(3)] == ["'well'"] * 3
+
+
+REST = r"""
+import _husk, ctypes, gc, hashlib, mmap, os, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+def pages():
+    for line in open("/proc/self/maps"):
+        where, bits, *_ = line.split()
+        if ".frozen" in line and bits == "rw-p":
+            start, end = (int(x, 16) for x in where.split("-"))
+            yield from range(start, end, 4096)
+
+def written():
+    with open("/proc/self/pagemap", "rb", buffering=0) as f:
+        for page in pages():
+            f.seek(page // 4096 * 8)
+            bits = int.from_bytes(f.read(8), "little") >> 61
+            if bits & 4 and not bits & 1:
+                yield page
+
+def dirty(): return sum(1 for page in written())
+
+mine = {i: [str(i), (i, float(i))] for i in range(20000)}
+def what(): return hashlib.sha256(repr((mine, sorted(sys.modules))).encode()).hexdigest()
+"""
+
+
+def test_what_an_idle_interpreter_has_in_common_with_others_is_shared_again(tmp_path, frozen):
+    with started(tmp_path, frozen) as kernel:
+        assert is_warm(kernel)
+        assert kernel.run(REST).status == "ok"
+        given, again, before, after, same = json.loads(kernel.run(
+            "import json\nbefore, a = what(), dirty()\ngiven, again = _husk.rest(), _husk.rest()\n"
+            "print(json.dumps([given, again, a, dirty(), what() == before]))").stdout)
+        assert same and given > again and after < before
+        assert kernel.run("what() == before and gc.collect() >= 0 and what() == before").value == "True"
+        # By itself, when nothing is asked.
+        kernel.run("rests, rest = [], _husk.rest\n_husk.rest = lambda: rests.append(rest())")
+        end = time.monotonic() + TIMEOUT
+        while kernel.run("rests and rests[0] > 0").value in (None, "[]", "False"):
+            assert time.monotonic() < end
+            time.sleep(1)  # asking is no rest
+        assert kernel.run("what() == before").value == "True"
+
+
+def test_nothing_is_given_back_that_is_not_the_files_any_more(tmp_path, frozen):
+    """Memory of the same content in its place, as after munmap and mmap; and while another thread could write."""
+    with started(tmp_path, frozen) as kernel:
+        assert is_warm(kernel)
+        kernel.run(REST)
+        assert kernel.run("""
+busy = set(written())
+places = [p for p in pages() if p not in busy and len(set(ctypes.string_at(p, 4096))) > 100]
+place = places[len(places) // 2]  # of no object that was of use so far
+content = ctypes.string_at(place, 4096)
+assert libc.mmap(place, 4096, 3, 0x32, -1, 0) == place  # MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS
+ctypes.memmove(place, content, 4096)
+_husk.rest()
+print(ctypes.string_at(place, 4096) == content)
+""").stdout == "True\n"
+        assert kernel.run("""
+go = threading.Event()
+thread = threading.Thread(target=go.wait); thread.start()
+alone = _husk.rest()
+go.set(); thread.join()
+while len(os.listdir("/proc/self/task")) > 1: pass
+alone, _husk.rest() > 0
+""").value == "(0, True)"
+
+
+def test_a_cold_interpreter_has_nothing_to_give_back(tmp_path, frozen):
+    with started(tmp_path, frozen, "--start", "cold") as kernel:
+        assert kernel.run("import _husk; _husk.rest()").value == "0"

@@ -9,7 +9,10 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "base/json.h"
 #include "kernel/wire.h"
 
 #define HEADER "{\"msg_id\":\"1\",\"msg_type\":\"kernel_info_request\",\"x\":[1]}"
@@ -243,6 +246,37 @@ headers_are_unique_and_dated(void **state)
     wire_free(w);
 }
 
+/* Against the C library, over a change of the second and of the number of digits. */
+static void
+headers_say_what_they_should(void **state)
+{
+    struct wire *w = new_wire("hmac-sha256", "key");
+
+    for (int i = 0; i < 1200; i++) {
+        scoped(buf_release) struct buf header = {0};
+        struct timespec before, after; /* time(2) lags behind */
+        char expected[2][64], id[80];
+        struct bytes value;
+        struct err err;
+
+        clock_gettime(CLOCK_REALTIME, &before);
+        assert_int_equal(wire_header(w, "status", &header), 0);
+        clock_gettime(CLOCK_REALTIME, &after);
+        assert_int_equal(json_check((struct bytes){header.data, header.len}, &err), J_OBJECT);
+        assert_int_equal(json_get((struct bytes){header.data, header.len}, "msg_id", &value), J_STRING);
+        snprintf(id, sizeof id, "%s_%d", wire_session(w), i);
+        assert_true(json_string_is(value, id));
+        assert_string_equal(wire_last_id(w), id);
+        assert_int_equal(json_get((struct bytes){header.data, header.len}, "date", &value), J_STRING);
+        strftime(expected[0], sizeof expected[0], "\"%Y-%m-%dT%H:%M:%S.", gmtime(&before.tv_sec));
+        strftime(expected[1], sizeof expected[1], "\"%Y-%m-%dT%H:%M:%S.", gmtime(&after.tv_sec));
+        assert_true(memcmp(value.data, expected[0], 21) == 0 || memcmp(value.data, expected[1], 21) == 0);
+        assert_int_equal(strspn((const char *)value.data + 21, "0123456789"), 6);
+        usleep(1000);
+    }
+    wire_free(w);
+}
+
 int
 main(void)
 {
@@ -256,6 +290,7 @@ main(void)
         cmocka_unit_test(the_ring_of_signatures_is_bounded_and_exact),
         cmocka_unit_test(without_a_key_nothing_is_signed_or_checked),
         cmocka_unit_test(headers_are_unique_and_dated),
+        cmocka_unit_test(headers_say_what_they_should),
     };
 
     if (sodium_init() < 0)

@@ -3,6 +3,10 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define FEW 12 /* parts that are sent from where they are */
 
 uint16_t
 get16(const uint8_t *at)
@@ -175,4 +179,28 @@ frame_add(struct buf *buf, struct frame frame, const struct bytes *parts, size_t
     }
     buf->len += FRAME_HEAD + payload;
     return 0;
+}
+
+ssize_t
+frame_send(int socket, struct frame frame, const struct bytes *parts, size_t nparts)
+{
+    uint8_t head[FRAME_HEAD], part_head[FEW][FRAME_PART_HEAD];
+    struct iovec iov[1 + 2 * FEW] = {{head, FRAME_HEAD}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 1};
+    ssize_t sent;
+
+    if (nparts > FEW)
+        return 0;
+    frame.length = (uint32_t)frame_payload(parts, nparts);
+    frame_put_head(head, &frame);
+    for (size_t i = 0; i < nparts; i++) {
+        put32(part_head[i], (uint32_t)parts[i].len);
+        iov[msg.msg_iovlen++] = (struct iovec){part_head[i], FRAME_PART_HEAD};
+        if (parts[i].len)
+            iov[msg.msg_iovlen++] = (struct iovec){(void *)parts[i].data, parts[i].len};
+    }
+    do
+        sent = sendmsg(socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent < 0 && errno == EINTR);
+    return sent >= 0 ? sent : errno == EAGAIN || errno == ENOBUFS ? 0 : -1;
 }

@@ -82,6 +82,10 @@ size_t frame_payload(const struct bytes *parts, size_t nparts);
 /* Appends a whole frame. -1 and errno ENOMEM or EMSGSIZE. */
 int frame_add(struct buf *buf, struct frame frame, const struct bytes *parts, size_t nparts);
 
+/* Sends what a stream socket takes at once, from where the parts are: how many bytes of the whole frame; 0 also if there
+ * are too many parts. -1: the other side is gone. */
+ssize_t frame_send(int socket, struct frame frame, const struct bytes *parts, size_t nparts);
+
 uint16_t get16(const uint8_t *at);
 uint32_t get32(const uint8_t *at);
 uint64_t get64(const uint8_t *at);

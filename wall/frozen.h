@@ -60,4 +60,5 @@ struct frozen_told {
     uint64_t environment; /* of execve: a vector that ends in NULL */
     uint64_t start, end;  /* of husk-thaw itself, which nobody needs any more */
     uint64_t arguments;   /* how many there were */
+    uint64_t image;       /* all of the file once more, to read; where no page of it was looked at it costs nothing */
 };

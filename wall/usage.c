@@ -19,7 +19,15 @@ void
 usage_reset_peak(const int fds[static USAGE_FILES])
 {
     if (fds[USAGE_PEAK] >= 0)
-        (void)!pwrite(fds[USAGE_PEAK], "0", 1, 0); /* where it cannot be, it stays */
+        (void)!pwrite(fds[USAGE_PEAK], "0\n", 2, 0); /* where it cannot be, it stays */
+}
+
+uint64_t
+usage_oom_kills(const int fds[static USAGE_FILES])
+{
+    char text[1024], *at;
+
+    return look(fds[USAGE_OOM], text, sizeof text) && (at = strstr(text, "oom_kill ")) ? strtoull(at + 9, NULL, 10) : 0;
 }
 
 struct usage
@@ -36,7 +44,6 @@ usage_read(const int fds[static USAGE_FILES])
         else if ((at = strstr(text, "throttled_time "))) /* v1: nanoseconds */
             u.throttled_us = strtoll(at + 15, NULL, 10) / 1000;
     }
-    if (look(fds[USAGE_OOM], text, sizeof text) && (at = strstr(text, "oom_kill ")))
-        u.oom_kills = strtoull(at + 9, NULL, 10);
+    u.oom_kills = usage_oom_kills(fds);
     return u;
 }

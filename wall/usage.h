@@ -23,4 +23,5 @@ struct usage {
 };
 
 void usage_reset_peak(const int fds[static USAGE_FILES]);
+uint64_t usage_oom_kills(const int fds[static USAGE_FILES]);
 struct usage usage_read(const int fds[static USAGE_FILES]);

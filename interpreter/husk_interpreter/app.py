@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 
+from IPython.core import application
 from IPython.core.application import BaseIPythonApplication
 from IPython.core.shellapp import InteractiveShellApp
 from traitlets import Any, Unicode
@@ -22,6 +23,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
     name = "ipython-kernel"  # hence ipython_kernel_config.py
     connection_file = Unicode("").tag(config=True)  # known to nobody inside
     kernel = Any()
+    rehearsed = None  # the directory in which it has started once, with nothing to load or run
 
     def init_crash_handler(self):
         """What escapes is shown as any error of a cell."""
@@ -78,15 +80,49 @@ def _load_profile(app):
     app.load_config_file()
     app.update_config(_ours())
     if app.config != before:
-        for each in (app.shell, *app.shell.configurables):
+        for each in (app.shell, *app.shell.configurables, *app.shell.formatters()):
             if each is not app:
                 each.update_config(app.config)
 
 
 def run_startup(app):
     """In the order of ipykernel: what a startup file finds is there. What fails is told of, and done without."""
+    if app.rehearsed is not None:
+        here = os.getcwd()  # among the places in IPython before 9
+        app.config_file_paths = [here if place == app.rehearsed else place for place in app.config_file_paths]
+        if not _anything_to_run(app, app.config_file_paths):
+            os.environ.pop("HUSK_IPYTHON", None)
+            return
+        del app.config_file_paths[len(app.config_file_paths) - len(CONFIG_DIRS):]
     for step in (functools.partial(_load_profile, app), app.init_gui_pylab, app.init_extensions, app.init_code):
         try:
             step()
         except (Exception, SystemExit, KeyboardInterrupt):
             _tell("the IPython profile")
+
+
+def rehearse_startup(app):
+    """For frozen.py: IPython's search for what is rarely there takes longer than all else of a start. Who is thawed
+    only looks whether it would find anything."""
+    if not _anything_to_run(app, [*app.config_file_paths, *CONFIG_DIRS]):
+        run_startup(app)
+        app.rehearsed = os.getcwd()
+
+
+CONFIG_DIRS = [*getattr(application, "ENV_CONFIG_DIRS", ()), *getattr(application, "SYSTEM_CONFIG_DIRS", ())]
+CONFIG_FILES = [name + end for name in ("ipython_config", "ipython_kernel_config") for end in (".py", ".json")]
+
+
+def _anything_to_run(app, places):
+    """Whether IPython would load or run anything in _load_profile() and init_code()."""
+    if os.environ.get("HUSK_IPYTHON", app.profile) != app.profile or os.environ.get("PYTHONSTARTUP"):
+        return True
+    for place in places:
+        for name in CONFIG_FILES:
+            if os.access(os.path.join(place, name), os.F_OK):
+                return True
+    for place in (app.profile_dir.location, *CONFIG_DIRS):
+        startup = os.path.join(place, "startup")
+        if os.access(startup, os.F_OK) and any(name.endswith((".py", ".ipy")) for name in os.listdir(startup)):
+            return True
+    return False

@@ -68,7 +68,18 @@ def _memory():
     return f"the sandbox may use {_size(LIMITS['memory'])} of memory (option --memory)"
 
 
+_NETWORKS = {
+    "none": "this sandbox has no network (options --allow, --network)",
+    "allow": "this sandbox reaches what --allow lists, by TCP, and no other address",
+}
+
+
+def _network():
+    return _NETWORKS.get(LIMITS["network"])
+
+
 _BY_ERRNO = {
+    errno.ENETUNREACH: _network,
     errno.ENOSPC: _full,
     errno.EAGAIN: _processes,
     errno.EMFILE: _files,
@@ -79,9 +90,13 @@ _BY_ERRNO = {
 
 def cause(error):
     """One sentence, or None."""
-    find = None
+    find, reason = None, getattr(error, "reason", None)
+    if isinstance(reason, OSError):  # urllib wraps
+        error = reason
     if isinstance(error, MemoryError):
         find = _memory
+    elif type(error).__name__ == "gaierror" and LIMITS.get("network") == "none":
+        find = _network  # with an allow-list the name that was refused is told
     elif isinstance(error, OSError):
         find = _BY_ERRNO.get(error.errno)
     elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":

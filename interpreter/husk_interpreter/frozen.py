@@ -89,6 +89,10 @@ def begin():
     if why:
         refuse(why)
     _husk.spend_numbers()
+    go_on_in_a_child()
+
+
+def go_on_in_a_child():
     pid = os.fork()
     if pid:
         os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
@@ -116,6 +120,9 @@ def freeze(kernel):
     if hasattr(sys, "orig_argv"):
         del sys.orig_argv[sys.orig_argv.index("--freeze"):]
     rehearse(kernel)
+    go_on_in_a_child()
+    if "sqlite3" in sys.modules:  # it forgets its random numbers in the first file of a process, and has made none since
+        sys.modules["sqlite3"].connect(os.devnull).close()
     gc.collect()
     gc.freeze()  # its collector does not write to what all share
     result = _husk.freeze(STREAM)
@@ -140,7 +147,8 @@ def rehearse(kernel):
     asyncio.set_event_loop(None)
     kernel.loop = None
     if not kernel.plain:
-        kernel.rehearse("None")
+        sys.modules["husk_interpreter.app"].rehearse_startup(kernel.app)
+        kernel.rehearse("1 + 1")
 
 
 def wake(kernel, environment):
@@ -164,8 +172,6 @@ def _forget_random_state():
     if "tempfile" in modules:
         modules["tempfile"]._name_sequence = None
         modules["tempfile"].tempdir = None
-    if "sqlite3" in modules:  # it looks at the number of the process when it opens a file
-        modules["sqlite3"].connect(os.devnull).close()
     if "numpy.random" in modules:
         modules["numpy.random"].seed()
     if "multiprocessing.process" in modules:

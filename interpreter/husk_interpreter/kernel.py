@@ -35,6 +35,7 @@ STORE = 1 << _husk.EXECUTE_STORE_SHIFT
 # which it waits for the reply, and jupyter_client's send loses the wake-up of a reply that comes
 # just then: the client waits for ever. So the reply of a cell that spoke to comms comes later.
 COMMS_SETTLE = 0.02
+REST = 0.4  # seconds in which nothing was asked
 
 
 class StdinNotImplementedError(RuntimeError):
@@ -92,6 +93,8 @@ class Kernel(facade.Facade):
         self.leaving = False
         self.source = None  # of the running cell, where magics made it another than was entered
         self.spoke_to_comms = False  # since the last cell
+        self.stirred = False  # something was asked since rest() was called
+        self.resting = True  # rest() is not going to be called
         self.deferred = []  # frames that came while input() waited for its answer
         self.handlers = {
             _husk.EXECUTE: self.execute,
@@ -147,6 +150,7 @@ class Kernel(facade.Facade):
         if not self.plain:
             self.context.run(sys.modules["husk_interpreter.app"].run_startup, self.app)
         gc.freeze()  # what was imported so far lives for ever: no collection looks at it again
+        self.stir()
         _husk.send(_husk.HELLO, 0, _husk.VERSION, (self.about,))
         while not self.leaving:
             try:
@@ -178,6 +182,21 @@ class Kernel(facade.Facade):
             about["ipython"] = sys.modules["IPython"].__version__
         return about
 
+    def stir(self):
+        self.stirred = True
+        if self.resting and "husk_interpreter.frozen" in sys.modules:
+            self.resting = False
+            self.loop.call_later(REST, self.rest)
+
+    def rest(self):
+        """What an idle interpreter has in common with others that were thawed from the same file is shared again."""
+        self.resting = not self.stirred
+        self.stirred = False
+        if self.resting:
+            _husk.rest()
+        else:
+            self.loop.call_later(REST, self.rest)
+
     def on_readable(self):
         try:
             while self.deferred:
@@ -187,6 +206,7 @@ class Kernel(facade.Facade):
                 self.dispatch(*frame)
                 # The supervisor waits for our reply: there is rarely more, so no system call.
                 frame = _husk.receive(False) if _husk.buffered() else None
+            self.stir()
         except EOFError:
             os._exit(0)
 
@@ -341,6 +361,7 @@ class Kernel(facade.Facade):
         before = [set(names) for names in kept]
         coroutine = self.begin_cell(code, *self.transform(code), {"store_history": False, "silent": True})
         self.guarded(lambda: _step(coroutine, lambda done: self.settle(done, True)))
+        self.shell.rehearse_value()
         for names, known in zip(kept, before):
             for name in set(names) - known:
                 del names[name]

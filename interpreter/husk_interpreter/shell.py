@@ -5,6 +5,7 @@ The class is named ZMQInteractiveShell because libraries detect notebooks by tha
 """
 
 import asyncio
+import functools
 import inspect
 import os
 import pathlib
@@ -134,6 +135,11 @@ class ZMQShellDisplayHook(parents.Parented, parents.Hooked, DisplayHook):
         self.shell.kernel.current().end_steps()
         self._content = {}
 
+    def rehearse(self, code):
+        ends = getattr(self, "semicolon_at_end_of_expression", None)  # IPython before 8 looks at the text
+        if ends is not None:
+            ends(code)
+
     def write_output_prompt(self):
         self._content["execution_count"] = self.prompt_count
 
@@ -161,6 +167,13 @@ class CellCompiler(CachingCompiler):
         # times for each frame of a traceback. It need not look at what it has an entry for.
         inspect.modulesbyfile[name] = ""
         return name
+
+
+@functools.cache
+def _use_one_lexer():
+    from husk_interpreter import colours  # when there is a traceback: nobody starts with it
+
+    colours.use_one_lexer()
 
 
 def hide_handler(tb, code):
@@ -314,6 +327,17 @@ class ZMQInteractiveShell(parents.Parented, InteractiveShell):
                         content = f.read()
                 self.made.append((path, os.stat(path).st_mode & 0o777, content))
 
+    def rehearse_value(self):
+        """What IPython makes for the first cell and keeps for all others: the formatters, the log, the tokenizer's pattern."""
+        self.display_formatter.format(2)
+        self.displayhook.rehearse("1 + 1")
+        self.logger  # noqa: B018
+
+    def formatters(self):
+        """Each is configured when it is made, and not again."""
+        display = self.display_formatter
+        return [*display.formatters.values(), display.ipython_display_formatter, display.mimebundle_formatter]
+
     def init_hooks(self):
         super().init_hooks()
         self.set_hook("show_in_pager", page.as_hook(self.payloadpage_page), 99)
@@ -360,6 +384,13 @@ class ZMQInteractiveShell(parents.Parented, InteractiveShell):
             if self.kernel.debugger is not None:
                 self.kernel.debugger.hide_frames(tb)
         return etype, value, tb
+
+    def showtraceback(self, *args, **options):
+        try:
+            _use_one_lexer()
+        except Exception:
+            pass  # it only saves time
+        super().showtraceback(*args, **options)
 
     def _showtraceback(self, etype, evalue, stb):
         if self.kernel.current().cancelled and issubclass(etype, asyncio.CancelledError):

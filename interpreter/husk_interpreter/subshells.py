@@ -17,7 +17,7 @@ import _husk
 from husk_interpreter.kernel import Kernel
 
 JOIN = 2  # seconds: a subshell that is deleted has so long to end what its cells left in its loop
-LOOK = 0.05  # seconds: a thread that waits for an answer hears of an interrupt so often
+NO_ANSWER = None, None, None
 
 
 class HiddenThread(threading.Thread):
@@ -98,6 +98,7 @@ class Subshell(Kernel):
             else:
                 self._struck = True
                 _husk.interrupt(self.thread.ident, KeyboardInterrupt)
+                self._answers.put(NO_ANSWER)  # who waits for one has to wake up to hear it
 
     # --- what is different from the main shell
 
@@ -149,10 +150,7 @@ class Subshell(Kernel):
 
     def _wait_for_answer(self, slot):
         while True:
-            try:
-                of, value, parts = self._answers.get(timeout=LOOK)
-            except queue.Empty:
-                continue
+            of, value, parts = self._answers.get()
             if of == slot:
                 return value, parts[0]
 
