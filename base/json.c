@@ -152,13 +152,11 @@ json_utf8_tail(struct bytes text)
 int
 json_is_utf8(struct bytes text)
 {
-    const uint8_t *at = text.data, *end = at + text.len;
-
-    while (at < end) {
-        size_t n = *at < 0x80 ? 1 : utf8_length(at, end);
+    for (size_t i = 0, n; i < text.len; i += n) {
+        const uint8_t *at = text.data + i;
+        n = *at < 0x80 ? 1 : utf8_length(at, text.data + text.len);
         if (n == 0)
             return 0;
-        at += n;
     }
     return 1;
 }
