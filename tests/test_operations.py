@@ -51,10 +51,12 @@ class Operations:
         return msg["header"]["msg_id"]
 
     def hear(self, timeout=0.2):
-        """Takes what comes on control and iopub."""
+        """Takes what comes on control and iopub; of a flood that is faster than we are, a part."""
         for channel, into in ((self.client.iopub_channel, self.iopub), (self.client.control_channel, self.replies),
                               (self.client.shell_channel, self.replies)):
-            while channel.socket.poll(int(timeout * 1000)):
+            for _ in range(100):
+                if not channel.socket.poll(int(timeout * 1000)):
+                    break
                 m = channel.get_msg(timeout=1)
                 into[m["parent_header"].get("msg_id")].append(m)
                 timeout = 0
