@@ -16,7 +16,8 @@ from test_clients import client, sandbox  # noqa: F401 (fixtures)
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 # Those are about Jupyter Server itself.
-ABOUT_THE_OTHER = {"test_the_server_offers_it_with_its_name_and_logos", "test_the_server_replaces_a_kernel_that_was_killed"}
+ABOUT_THE_OTHER = {"test_the_server_offers_it_with_its_name_and_logos", "test_the_server_replaces_a_kernel_that_was_killed",
+                   "test_a_flood_passes_the_server_whole"}
 FIXTURES = {"client", "sandbox", "server"}
 
 globals().update({
