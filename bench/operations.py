@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 GIB = 1 << 30
@@ -111,8 +112,20 @@ def large(box):
     for at in range(0, GIB, PIECE):
         box.call("files.download", path="large", offset=at, length=PIECE)
     down = GIB / (time.perf_counter() - begin) / 1e9
+    with tempfile.TemporaryDirectory() as directory:
+        begin = time.perf_counter()
+        box.command("cp", f"{box.id}:large", f"{directory}/large")
+        out = GIB / (time.perf_counter() - begin) / 1e9
+        begin = time.perf_counter()
+        box.command("cp", f"{directory}/large", f"{box.id}:again")
+        back = GIB / (time.perf_counter() - begin) / 1e9
+        begin = time.perf_counter()
+        shutil.copyfile(f"{directory}/large", f"{directory}/again")
+        here = GIB / (time.perf_counter() - begin) / 1e9
     box.call("files.remove", path="large")
-    return {"1 GiB written, GB/s": up, "1 GiB read, GB/s": down,
+    box.call("files.remove", path="again")
+    return {"1 GiB written, GB/s": up, "1 GiB read, GB/s": down, "1 GiB by husk cp, in, GB/s": back,
+            "1 GiB by husk cp, out, GB/s": out, "1 GiB copied here, GB/s": here,
             "supervisor meanwhile, MiB more": box.memory() - before}
 
 

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How many kernels live on this machine, and what each further one costs.
 
-    scale.py HUSK [--kernels 500] [--step 50] [--starts 60] [--results DIRECTORY]
+    scale.py HUSK [--kernels 500] [--step 50] [--starts 60] [--at-once 200] [--results DIRECTORY]
 
 Starts kernels until there are so many, and each runs a cell. After each step: the memory that is gone from the machine for each
 kernel so far, processes, and the round trip of a cell in the oldest and in the newest one. Then all are asked once more, and
-ended. Before, one start after the other for so many seconds: starts a minute, with a first result and the end of each.
+ended. Before, one start after the other for so many seconds: starts a minute, with a first result and the end of each; and
+so many at once, until the last one has answered.
 Stops by itself, and says so, where less than a tenth of the machine's memory is left.
 """
 
@@ -57,6 +58,25 @@ def starts_a_minute(make, seconds):
     return n / (time.perf_counter() - begin) * 60
 
 
+def at_once(make, n):
+    """Seconds until all have answered a cell."""
+    begin, kernels = time.perf_counter(), []
+    try:
+        kernels = [make() for _ in range(n)]
+        for kernel in kernels:
+            kernel.ready().run(CELL)
+        return time.perf_counter() - begin
+    finally:
+        end(kernels)
+
+
+def end(kernels):
+    for kernel in kernels:
+        kernel.process.terminate()
+    for kernel in kernels:
+        kernel.close()
+
+
 def grow(make, a, kernels, rows):
     free, tasks, least = free_mb(), processes(), free_mb() / 10
     while len(kernels) < a.kernels and free_mb() > least:
@@ -95,13 +115,14 @@ def main():
     p.add_argument("--kernels", type=int, default=500)
     p.add_argument("--step", type=int, default=50)
     p.add_argument("--starts", type=int, default=60, metavar="SECONDS")
+    p.add_argument("--at-once", type=int, default=200)
     p.add_argument("--results", default="scale-results")
     a = p.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     import zmq
 
-    zmq.Context.instance().set(zmq.MAX_SOCKETS, 65535 if a.kernels > 300 else 1023)
+    zmq.Context.instance().set(zmq.MAX_SOCKETS, 65535)
     subprocess.run([a.husk, "warm", "--python", sys.executable], check=True)
     kernels, rows, found = [], [], {"machine": machine()}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -113,16 +134,16 @@ def main():
         try:
             found["starts a minute"] = starts_a_minute(make, a.starts) if a.starts else None
             print(f"starts a minute, one after the other: {found['starts a minute'] or 0:.0f}", flush=True)
+            if a.at_once:
+                found["seconds for starts at once"] = [a.at_once, at_once(make, a.at_once)]
+                print(f"{a.at_once} starts at once: {found['seconds for starts at once'][1]:.1f} s", flush=True)
             grow(make, a, kernels, rows)
             begin = time.perf_counter()
             for kernel in kernels:
                 kernel.run(CELL)
             print(f"a cell in each of {len(kernels)}: {(time.perf_counter() - begin) * 1e3:.0f} ms")
         finally:
-            for kernel in kernels:
-                kernel.process.terminate()
-            for kernel in kernels:
-                kernel.close()
+            end(kernels)
     where = pathlib.Path(a.results)
     where.mkdir(parents=True, exist_ok=True)
     (where / "scale.json").write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n")

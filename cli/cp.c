@@ -19,6 +19,7 @@
 #include "kernel/exits.h"
 
 #define PIECE (1u << 20) /* bytes in one message */
+#define HOLE 65536       /* bytes of zeros that become one */
 #define AHEAD 4          /* pieces that are under way at a time */
 #define DEPTH_MAX 256
 #define SHOW_MS 200      /* between two lines of progress */
@@ -288,6 +289,24 @@ ask_piece(struct copy *c, const char *from, int64_t offset, char id[static 80], 
                        NULL, 0, id, err);
 }
 
+static int
+is_zero(const uint8_t *data, size_t len)
+{
+    return *data == 0 && memcmp(data, data + 1, len - 1) == 0;
+}
+
+/* Blocks of zeros are left out: who sets the size of the file at its end makes holes of them. */
+static int
+write_piece(int fd, struct bytes piece)
+{
+    for (size_t at = 0, len; at < piece.len; at += len) {
+        len = piece.len - at < HOLE ? piece.len - at : HOLE;
+        if (is_zero(piece.data + at, len) ? lseek(fd, (off_t)len, SEEK_CUR) < 0 : fd_write_all(fd, piece.data + at, len) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* How many bytes came; -1 with err set. */
 static ssize_t
 take_piece(struct copy *c, const struct message *m, int fd, const char *name, struct err *err)
@@ -298,7 +317,7 @@ take_piece(struct copy *c, const struct message *m, int fd, const char *name, st
         return -1;
     if (piece.len > PIECE)
         return err_set(err, EPROTO, "more came than was asked for");
-    if (fd_write_all(fd, piece.data, piece.len) < 0)
+    if (write_piece(fd, piece) < 0)
         return err_errno(err, "write '%s'", name);
     c->bytes += (int64_t)piece.len;
     show(c, 0);
@@ -353,7 +372,7 @@ receive_file(struct copy *c, const char *from, int dir, const char *name, unsign
     if (receive_pieces(c, from, fd, name, err) < 0)
         return -1;
     c->files++;
-    return fchmod(fd, mode & 0777) < 0 ? err_errno(err, "write '%s'", name) : 0;
+    return ftruncate(fd, lseek(fd, 0, SEEK_CUR)) < 0 || fchmod(fd, mode & 0777) < 0 ? err_errno(err, "write '%s'", name) : 0;
 }
 
 static int receive_entry(struct copy *c, struct bytes entry, const char *from, int dir, const char *name,

@@ -2,6 +2,8 @@
  *
  * husk: the command line. One row a command.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,18 +124,42 @@ help(int exit_code)
     return exit_code;
 }
 
+/* Where one of these is closed, a socket of ours must not take its place: what is written there fails. */
+static void
+hold_standard_descriptors(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Of what was printed, all must have come to where it should. */
+static int
+end(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "husk: write to standard output: %s\n", strerror(errno));
+    return code == EXIT_OK ? CLI_FAILURE : code;
+}
+
 int
 main(int argc, char **argv)
 {
     struct err err;
 
+    hold_standard_descriptors();
     if (argc < 2)
         return help(EXIT_USAGE);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
-        return help(EXIT_OK);
+        return end(help(EXIT_OK));
     if (strcmp(argv[1], "--version") == 0) {
         puts("husk " HUSK_VERSION);
-        return EXIT_OK;
+        return end(EXIT_OK);
     }
     if (paths_find(&err) < 0) {
         log_error("%s", err.text);
@@ -141,7 +167,7 @@ main(int argc, char **argv)
     }
     for (size_t i = 0; i < countof(commands); i++)
         if (strcmp(commands[i].name, argv[1]) == 0)
-            return commands[i].run(argc - 2, argv + 2);
-    fprintf(stderr, "husk: there is no command '%s'\n\n", argv[1]);
-    return help(EXIT_USAGE);
+            return end(commands[i].run(argc - 2, argv + 2));
+    fprintf(stderr, "husk: there is no command '%s'; see husk --help\n", argv[1]);
+    return EXIT_USAGE;
 }

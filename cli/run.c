@@ -62,8 +62,14 @@ struct run {
 static void
 write_text(int fd, struct bytes text)
 {
-    if (fd_write_all(fd, text.data, text.len) < 0 && errno == EPIPE)
+    if (fd_write_all(fd, text.data, text.len) == 0)
+        return;
+    if (errno == EPIPE)
         exit(128 + SIGPIPE); /* the kernel sees that its parent is gone */
+    if (fd == STDOUT_FILENO) {
+        fprintf(stderr, "husk: write what it prints: %s\n", strerror(errno));
+        exit(CLI_FAILURE);
+    }
 }
 
 /* Colours only for a terminal. */

@@ -505,6 +505,15 @@ list_ports(struct client *c, struct err *err)
     return 0;
 }
 
+static int
+is_port(const char *text)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+
+    return end != text && !*end && n >= 1 && n <= 65535;
+}
+
 int
 port_command(int argc, char **argv)
 {
@@ -516,6 +525,10 @@ port_command(int argc, char **argv)
     if (wants_help(argc, argv, port_usage))
         return EXIT_OK;
     n = flags_read(argc, argv, flags, NULL, "port");
+    if (n >= 0 && argc - n > 1 && !is_port(argv[n + 1])) {
+        fprintf(stderr, "husk: '%s' is no port, a number from 1 to 65535\n", argv[n + 1]);
+        return EXIT_USAGE;
+    }
     if (n < 0 || argc - n < 1 + close || argc - n > 3 - close) {
         if (n >= 0)
             fputs("husk: say which sandbox and which port; see husk port --help\n", stderr);

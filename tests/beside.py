@@ -27,8 +27,9 @@ PATTERNS = [
     (r"\b[0-9a-f]{8}-[0-9a-f]{24}_\d+_\d+\b", "<message>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "<time>"),
     (r"\[\d\d:\d\d(<|&lt;)[^\]\n]*\]", "[<time>]"),  # of a progress bar
-    # A cell of binder runs papermill, whose ipykernel says this if the interrupt that comes with
-    # every shutdown finds it at work: a race of its own.
+    # A cell of binder runs papermill, whose ipykernel says one of these if the interrupt that comes with
+    # every shutdown finds it at work: races of its own.
+    (r"(?ms)^[^\n]*ERROR:tornado\.general:Uncaught exception in ZMQStream callback\n.*?^zmq\.error\.ZMQError: [^\n]*\n", ""),
     (r"(?m)^[^\n]*\[IPKernelApp\] ERROR \| KeyboardInterrupt caught in kernel\.\n", ""),
 ]
 DURATIONS = {"start_time", "end_time", "duration"}  # of papermill

@@ -37,6 +37,7 @@ FILES = {
     "test_disk.py": ("The limit of the disk", ()),
     "test_death.py": ("Deaths, limits, interrupts", ()),
     "test_limits_and_death.py": ("Limits", ()),
+    "test_memory.py": ("Memory where no cgroup may be made", ()),
 }
 PLAIN = re.compile(r"^[A-Za-z0-9./:,'() +-]+$")
 

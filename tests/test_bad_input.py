@@ -488,8 +488,14 @@ def test_docker_s_refusal_is_answered_with_docker_s_option(tmp_path):
     is_one_line(result, 78, "namespace", "seccomp=unconfined")
 
 
+# A /proc of the machine's that lies elsewhere (of a chroot, say) would serve instead of a masked one.
+NO_OTHER_PROC = ("for p in $(awk '$3 == \"proc\" && $2 != \"/proc\" { print $2 }' /proc/mounts); "
+                 "do mount --bind /dev/null $p/version || exit; done; ")
+MASKED_PROC = NO_OTHER_PROC + "mount --bind /dev/null /proc/version && exec \"$@\""
+
+
 def test_a_masked_proc_is_answered_with_docker_s_option(tmp_path):
     """In a container that masks parts of /proc no new one can be mounted."""
     result = start("-f", connection(tmp_path), "--python", conftest.PYTHON, cwd=tmp_path,
-                   command=["unshare", "-Urm", "sh", "-c", "mount --bind /dev/null /proc/version && exec \"$@\"", "sh"])
+                   command=["unshare", "-Urm", "sh", "-c", MASKED_PROC, "sh"])
     is_one_line(result, 78, "proc", "systempaths=unconfined")

@@ -296,6 +296,16 @@ def test_closed_descriptors(cli):
     assert cli.files() == []
 
 
+@pytest.mark.parametrize("words", [["ls"], ["api"], ["--version"], ["info", "work"], ["exec", "work", "--", "echo", "x"],
+                                   ["run", "-c", "print(1)"]], ids=lambda w: w[0])
+@pytest.mark.parametrize("where, why", [(">/dev/full", b"No space left"), (">&-", b"Bad file descriptor")], ids=["full", "closed"])
+def test_what_cannot_be_written_is_said(shared, words, where, why):
+    """Also where a socket of husk could have taken the place of a descriptor that is closed."""
+    done = subprocess.run(["sh", "-c", f'"$@" {where}', "sh", *shared.argv(*words)], env=shared.env, cwd=shared.cwd,
+                          capture_output=True, timeout=conftest.TIMEOUT)
+    assert done.returncode == 125 and done.stderr.startswith(b"husk: ") and why in done.stderr, done
+
+
 def test_a_run_that_is_killed_leaves_nothing(cli):
     p = cli.popen("run", "-c", "print('go', flush=True)\nimport os; os.system('setsid sleep 1000 & sleep 1000')")
     p.stdout.readline()
@@ -314,7 +324,8 @@ def test_a_run_that_is_killed_leaves_nothing(cli):
     ["run", "--memory", "lots", "-c", "1"], ["create", "x"], ["create", "--memory", "lots"], ["create", "--name", "a/b"],
     ["ls", "x"], ["ls", "-x"], ["ls", "-o", "xml"], ["info"], ["info", "a", "b"], ["diff"], ["diff", "-o", "xml", "a"], ["stats", "-o", "xml"], ["stats", "--often"], ["exec"], ["exec", "a"], ["exec", "a", "--"],
     ["exec", "-x", "a", "b"], ["exec", "--timeout", "x", "a", "b"], ["ps"], ["ps", "a", "b"], ["ps", "-o", "xml", "a"],
-    ["logs"], ["logs", "a", "b", "c"], ["cp", "a"], ["cp", "a", "b"], ["cp", "a:b", "c:d"], ["rm"], ["rm", "--all", "x"], ["call", "a"], ["attach"]])
+    ["logs"], ["logs", "a", "b", "c"], ["cp", "a"], ["cp", "a", "b"], ["cp", "a:b", "c:d"], ["rm"], ["rm", "--all", "x"], ["call", "a"], ["attach"],
+    ["port"], ["port", "a", "x"], ["port", "a", "0"], ["port", "a", "65536"]])
 def test_a_wrong_command_line(shared, words):
     done = shared.run(*words)
     assert done.returncode == 64 and done.stdout == b"" and done.stderr.startswith((b"husk: ", b"usage: ")), done
@@ -827,6 +838,16 @@ def test_a_file_goes_in_and_out(shared, place, tmp_path, size):
     shared("cp", f"work:{place}/a", tmp_path / "d")
     assert (tmp_path / "d" / "a").read_bytes() == data
     assert os.listdir(tmp_path / "d") == ["a"]
+
+
+def test_holes_come_out_as_holes(shared, place, tmp_path):
+    shared("exec", "work", "--", "sh", "-c", f"cd {place} && printf begin > f && truncate -s 40000001 f && "
+           "printf middle | dd of=f bs=1 seek=20000000 conv=notrunc 2>/dev/null")
+    shared("cp", f"work:{place}/f", tmp_path / "f")
+    found = (tmp_path / "f").read_bytes()
+    assert len(found) == 40000001 and found[:5] == b"begin" and found[20000000:20000006] == b"middle"
+    assert found.count(0) == len(found) - 11
+    assert (tmp_path / "f").stat().st_blocks * 512 < 1000000
 
 
 def test_a_shorter_file_replaces_a_longer_one(shared, place, tmp_path):

@@ -17,7 +17,7 @@ import threading
 
 import conftest
 import pytest
-from test_bad_input import NO_NFTABLES, STEPS, X86, connection, nothing_is_left  # noqa: F401 (a fixture)
+from test_bad_input import MASKED_PROC, NO_NFTABLES, NO_OTHER_PROC, STEPS, X86, connection, nothing_is_left  # noqa: F401 (a fixture)
 
 CHECKS = ["kernel", "user-namespaces", "sandbox", "process", "limits", "landlock", "seccomp", "id-mapped-mounts",
           "subordinate-ids", "network-all", "apparmor", "unprivileged_userns_clone", "max_user_namespaces", "container", "containment", "python",
@@ -30,10 +30,6 @@ CHILD = ["session", "identity", "network", "hostname", "trees", "root", "etc",
 IN_USER_NAMESPACE = ["unshare", "-Ur", "sh", "-c"]
 WITH_MOUNTS = ["unshare", "-Urm", "sh", "-c"]
 NO_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
-# A /proc of the machine's that lies elsewhere (of a chroot, say) would serve instead of a masked one.
-NO_OTHER_PROC = ("for p in $(awk '$3 == \"proc\" && $2 != \"/proc\" { print $2 }' /proc/mounts); "
-                 "do mount --bind /dev/null $p/version || exit; done; ")
-MASKED_PROC = NO_OTHER_PROC + "mount --bind /dev/null /proc/version && exec \"$@\""
 NO_CGROUPS = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\""
 SETTING = NO_OTHER_PROC.replace("{", "{{").replace("}", "}}") + "mount -t tmpfs none /proc/sys/kernel && echo {1} > /proc/sys/kernel/{0} && exec \"$@\""
 REFUSE = """

@@ -45,7 +45,8 @@ def start_fails(directory, *options, env=None):
 @pytest.mark.parametrize("options, words", [
     (["--env", "=x"], "the name of a variable"), (["--env", "a b=x"], "the name of a variable"), (["--env", ""], "the name of a variable"),
     (["--files", "63"], "a process needs 64 at least"),
-    (["--memory", "1g", "--tmp-size", "1025m"], "--tmp-size 1.0 GiB is more than --memory 1 GiB, which it counts in")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+    (["--memory", "1g", "--tmp-size", "1025m"], "--tmp-size 1.0 GiB is more than --memory 1 GiB, which it counts in")],
+    ids=["a variable without a name", "a name with a space", "no variable", "too few files", "more in memory than memory"])
 def test_an_option_that_cannot_be_meant_is_refused(tmp_path, options, words):
     assert words in start_fails(tmp_path, *options)
 

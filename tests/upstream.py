@@ -21,7 +21,7 @@ import xml.etree.ElementTree as tree
 import packages
 
 HERE = pathlib.Path(__file__).parent
-EXTRAS = ["flaky", "msgpack", "pytest-asyncio", "pytest-jupyter[server]", "xmltodict", "testpath"]
+EXTRAS = ["flaky", "msgpack", "pytest-asyncio", "pytest-cov", "pytest-jupyter[server]", "xmltodict", "testpath"]
 
 # {suite: its files}. Left out are those that start no kernel: they test classes that husk does not have
 # (ipykernel), or clients alone.

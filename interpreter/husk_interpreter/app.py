@@ -123,6 +123,9 @@ def _anything_to_run(app, places):
                 return True
     for place in (app.profile_dir.location, *CONFIG_DIRS):
         startup = os.path.join(place, "startup")
-        if os.access(startup, os.F_OK) and any(name.endswith((".py", ".ipy")) for name in os.listdir(startup)):
-            return True
+        try:
+            if os.access(startup, os.F_OK) and any(name.endswith((".py", ".ipy")) for name in os.listdir(startup)):
+                return True
+        except OSError:
+            return True  # IPython finds words for it
     return False
