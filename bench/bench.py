@@ -110,12 +110,14 @@ class Kernel(Client):
         end = time.monotonic() + PATIENCE
         while True:
             self.send("kernel_info_request", {})
-            if self.sockets["shell"].poll(PATIENCE * 1000):
-                self.sockets["shell"].recv_multipart()
-                if self.sockets["iopub"].poll(200):
-                    return self
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise TimeoutError("the kernel does not start")
+            while not self.sockets["shell"].poll(1000):
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise TimeoutError(f"the kernel does not start (status {self.process.poll()})")
+            self.sockets["shell"].recv_multipart()
+            if self.sockets["iopub"].poll(200):
+                return self
+            if time.monotonic() > end:
+                raise TimeoutError("nothing comes on iopub")
 
     def close(self):
         for socket in self.sockets.values():
