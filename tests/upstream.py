@@ -131,26 +131,26 @@ def run_suite(suite, directory, python, prefix):
         put_server(tests)
     results = directory / f"{suite}.xml"
     results.unlink(missing_ok=True)
+    env = {**os.environ, "JUPYTER_PATH": str(directory / "spec" / "share" / "jupyter"),
+           "HUSK_PREFIX": str(prefix), "IPYTHONDIR": str(directory / "ipython"), "PYTHONDONTWRITEBYTECODE": "1",
+           "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
     alone = [f"{tests}/{name.replace('::', '.py::', 1)}" for name in ALONE.get(suite, ())]
     run_tests([*(str(tests / f"{name}.py") for name in SUITES[suite]),
-               *(f"--deselect={pathlib.Path(test).relative_to(root)}" for test in alone)], root, directory, python, results)
+               *(f"--deselect={pathlib.Path(test).relative_to(root)}" for test in alone)], root, env, python, results)
     found = tree.parse(results)
     for test in alone:
-        run_tests([test], root, directory, python, results)
+        run_tests([test], root, env, python, results)
         found.getroot().extend(tree.parse(results).iter("testsuite"))
     found.write(results)
     return read(results)
 
 
-def run_tests(arguments, root, directory, python, results):
+def run_tests(arguments, root, env, python, results):
     subprocess.run(
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=ignore",
          "-o", "asyncio_default_fixture_loop_scope=function", "--timeout", "100",
          "--junitxml", str(results), *arguments],
-        cwd=root, stdin=subprocess.DEVNULL, timeout=1800,
-        env={**os.environ, "JUPYTER_PATH": str(directory / "spec" / "share" / "jupyter"),
-             "HUSK_PREFIX": str(prefix), "IPYTHONDIR": str(directory / "ipython"), "PYTHONDONTWRITEBYTECODE": "1",
-             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
+        cwd=root, stdin=subprocess.DEVNULL, timeout=1800, env=env,
     )
 
 
