@@ -6,6 +6,7 @@ Equal means what a reader sees, after PATTERNS and `traceback` below: each says 
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -144,18 +145,31 @@ class Session:
     is collected until the end, as some of it comes later than its cell."""
 
     def __init__(self, specs, work, env, *arguments):
-        self.manager = KernelManager(kernel_name=NAME, kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)]),
-                                     connection_file=str(work.parent / f"{work.name}.json"))
-        self.log = open(work.parent / f"{work.name}.log", "wb")
-        self.manager.start_kernel(cwd=str(work), env=env, stderr=self.log, stdout=self.log,
-                                  extra_arguments=list(arguments))
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=conftest.TIMEOUT)
+        self.log = open(work.parent / f"{work.name}.log", "w+b")
+        while not self._start(specs, work, env, arguments):
+            self.log.truncate(0)
         self.poller = zmq.Poller()
         for channel in self._channels():
             self.poller.register(channel.socket, zmq.POLLIN)
         self.requests = {}  # msg_id: {"reply": content, "messages": [(type, content, buffers)], "idle": bool}
+
+    def _start(self, specs, work, env, arguments):
+        self.manager = KernelManager(kernel_name=NAME, kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)]),
+                                     connection_file=str(work.parent / f"{work.name}.json"))
+        self.manager.start_kernel(cwd=str(work), env=env, stderr=self.log, stdout=self.log,
+                                  extra_arguments=list(arguments))
+        self.client = self.manager.client()
+        self.client.start_channels()
+        try:
+            self.client.wait_for_ready(timeout=conftest.TIMEOUT)
+        except RuntimeError as error:
+            log = pathlib.Path(self.log.name).read_text()
+            if "Address already in use" not in log:  # of ports that jupyter_client believed to be free
+                raise RuntimeError(f"{error}; its log: {log}") from None
+            self.client.stop_channels()
+            self.manager.cleanup_resources()
+            return False
+        return True
 
     def _channels(self):
         return self.client.shell_channel, self.client.stdin_channel, self.client.iopub_channel
