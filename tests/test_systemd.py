@@ -52,14 +52,14 @@ def test_memory_is_limited_for_all_together_and_the_death_is_named(make_kernel):
             "sorted({p.poll() for p in all if p.poll() is not None})")
     assert kernel.run(code).value == "[-9]"
     died = kernel.run("x = bytearray(400 << 20)")
-    assert "the memory limit of 300 MiB was reached (peak 300 MiB)" in died.evalue
+    assert "the memory limit of 300 MiB was reached (peak 300 MiB; option --memory)" in died.evalue
     assert kernel.run("6 * 7").value == "42"
 
 
 def test_the_wait_for_a_processor_is_said(make_kernel):
     kernel = make_kernel("--cpus", "0.5")
     used = kernel.run("import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass").message["metadata"]["usage"]
-    assert usedused["throttled_ms"] > 100
+    assert used["throttled_ms"] > 0
 
 
 def test_a_broker_that_was_killed_leaves_no_scope(make_kernel):
@@ -82,8 +82,8 @@ def test_doctor_says_it():
     assert "cgroup v2" in doctor()
 
 
-def test_without_a_way_to_systemd_each_process_is_limited_and_why_is_said():
+def test_without_a_way_to_systemd_memory_is_sampled_and_why_is_said():
     nowhere = {"XDG_RUNTIME_DIR": "/nowhere", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere/bus",
                "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nowhere/bus"}
     told = doctor(env=nowhere)
-    assert "each process only" in told and "no way to the" in told and "systemd" in told
+    assert "sampled: no cgroup may be made here" in told and "no way to the" in told and "systemd" in told
