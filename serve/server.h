@@ -22,6 +22,7 @@
 #include <microhttpd.h>
 
 #include "serve/loop.h"
+#include "serve/marks.h"
 #include "serve/options.h"
 
 struct served;
@@ -57,8 +58,9 @@ struct server {
     } count;
 };
 
-/* main.c */
-void server_active(struct server *s);                /* something was asked */
-const char *date_of(int64_t us, char into[static 32]); /* "2026-11-24T10:00:00.123456Z" */
-int64_t clock_us(void);                              /* CLOCK_REALTIME */
-void uuid_new(char into[static 37]);
+/* Something was asked. */
+static inline void
+server_active(struct server *s)
+{
+    s->last_activity = clock_us();
+}
