@@ -43,6 +43,25 @@ make_mounts(const struct spec *s)
     return NULL;
 }
 
+/* Images keep that directory for root alone, and runc a tmpfs there as well; what root of this machine has below it and
+ * shows must be reached all the same. So the tmpfs is the user's, and small. */
+#define ROOT_HOME "/root"
+
+static int
+hides_in_root(const struct spec *s)
+{
+    size_t len = strlen(ROOT_HOME "/");
+    int hides = strncmp(s->init, ROOT_HOME "/", len) == 0;
+
+    for (size_t i = 0; i < s->view->len; i++) {
+        const struct mount_entry *e = &s->view->entry[i];
+        if (strcmp(e->target, ROOT_HOME) == 0)
+            return 0; /* somebody has said what is there */
+        hides |= e->tree >= 0 && strncmp(e->target, ROOT_HOME "/", len) == 0;
+    }
+    return hides && s->policy->profile != PROFILE_IMAGE;
+}
+
 static json_t *
 make_tmpfs(const struct spec *s)
 {
@@ -59,6 +78,10 @@ make_tmpfs(const struct spec *s)
         snprintf(how, sizeof how, "rw,exec,nosuid,nodev,mode=%o,uid=%u,gid=%u,size=%llu,nr_inodes=%llu", e->mode,
                  s->policy->uid, s->policy->gid, (unsigned long long)e->size, (unsigned long long)(e->size >> 12) + 1024);
         bad = json_object_set_new(all, e->target, json_string(how)) < 0;
+    }
+    if (!bad && hides_in_root(s)) {
+        snprintf(how, sizeof how, "rw,noexec,nosuid,nodev,mode=755,uid=%u,gid=%u,size=64k", s->policy->uid, s->policy->gid);
+        bad = json_object_set_new(all, ROOT_HOME, json_string(how)) < 0;
     }
     if (!bad)
         return all;
