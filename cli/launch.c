@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "base/process.h"
+#include "kernel/base64.h"
 #include "kernel/exits.h"
 #include "kernel/paths.h"
 
@@ -223,18 +224,6 @@ start(struct launch *l, struct err *err)
 
 /*** The response ***/
 
-static int
-base64(struct buf *into, const unsigned char *data, size_t len)
-{
-    size_t size = sodium_base64_encoded_len(len, sodium_base64_VARIANT_ORIGINAL);
-
-    if (buf_reserve(into, size) < 0)
-        return -1;
-    sodium_bin2base64((char *)into->data + into->len, size, data, len, sodium_base64_VARIANT_ORIGINAL);
-    into->len += size - 1;
-    return 0;
-}
-
 static void
 cipher_free(EVP_CIPHER_CTX **c)
 {
@@ -336,9 +325,9 @@ make_response(const struct launch *l, struct buf *ret, struct err *err)
         r = err_set(err, EIO, "libcrypto does not encrypt the response");
     sodium_memzero(secret, sizeof secret);
     sodium_memzero(text, strlen(text));
-    if (r == 0 && (buf_text(&json, "{\"version\":1,\"key\":\"") < 0 || base64(&json, key.data, key.len) < 0 ||
-                   buf_text(&json, "\",\"conn_info\":\"") < 0 || base64(&json, info.data, info.len) < 0 ||
-                   buf_text(&json, "\"}") < 0 || base64(ret, json.data, json.len) < 0))
+    if (r == 0 && (buf_text(&json, "{\"version\":1,\"key\":\"") < 0 || base64_add(&json, (struct bytes){key.data, key.len}) < 0 ||
+                   buf_text(&json, "\",\"conn_info\":\"") < 0 || base64_add(&json, (struct bytes){info.data, info.len}) < 0 ||
+                   buf_text(&json, "\"}") < 0 || base64_add(ret, (struct bytes){json.data, json.len}) < 0))
         r = err_errno(err, "write the response");
     return r;
 }

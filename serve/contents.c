@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "kernel/base64.h"
 #include "serve/entries.h"
 #include "serve/errand.h"
 #include "serve/handlers.h"
@@ -72,18 +73,6 @@ is_set(const struct errand *e, const char *name, int standard)
 }
 
 static void
-add_base64(struct bytes data, struct buf *ret)
-{
-    size_t size = sodium_base64_encoded_len(data.len, sodium_base64_VARIANT_ORIGINAL);
-
-    if (buf_text(ret, "\"") < 0 || buf_reserve(ret, size + 1) < 0)
-        abort();
-    sodium_bin2base64((char *)ret->data + ret->len, size, data.data, data.len, sodium_base64_VARIANT_ORIGINAL);
-    ret->len += size - 1;
-    ret->data[ret->len++] = '"';
-}
-
-static void
 show_file(struct errand *e)
 {
     const char *format = exchange_query(e->x, "format");
@@ -111,7 +100,8 @@ show_file(struct errand *e)
     } else if (!format || strcmp(format, "base64") == 0) {
         entry.format = "base64";
         entry.mimetype = entry_mimetype(e->path, 0);
-        add_base64(data, &content);
+        if (buf_text(&content, "\"") < 0 || base64_add(&content, data) < 0 || buf_text(&content, "\"") < 0)
+            abort();
         entry.content = (struct bytes){content.data, content.len};
         answer_whole(e, &entry);
     } else {

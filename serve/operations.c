@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "serve/operations.h"
 
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
+#include "kernel/base64.h"
 #include "serve/feed.h"
 #include "serve/handlers.h"
 #include "wall/agent.h"
@@ -69,13 +69,7 @@ add_object(struct bytes object, const struct framing *m, struct buf *b)
     if (buf_printf(b, "%s\"buffers\":[", b->data[b->len - 1] == '{' ? "" : ",") < 0)
         abort();
     for (size_t i = 0; i < m->buffers; i++) {
-        size_t size = sodium_base64_encoded_len(m->buffer[i].len, sodium_base64_VARIANT_ORIGINAL);
-        if (buf_text(b, i ? ",\"" : "\"") < 0 || buf_reserve(b, size) < 0)
-            abort();
-        sodium_bin2base64((char *)b->data + b->len, size, m->buffer[i].data, m->buffer[i].len,
-                          sodium_base64_VARIANT_ORIGINAL);
-        b->len += size - 1;
-        if (buf_text(b, "\"") < 0)
+        if (buf_text(b, i ? ",\"" : "\"") < 0 || base64_add(b, m->buffer[i]) < 0 || buf_text(b, "\"") < 0)
             abort();
     }
     if (buf_text(b, "]}") < 0)
