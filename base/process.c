@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/process.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
-
-static_assert(O_RDONLY == 0 && O_WRONLY == 1, "as process.h has it");
 
 int
 process_signals(int *ret, struct err *err)

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <fcntl.h>
 #include <sys/types.h>
 
 #include "base/base.h"
@@ -22,8 +23,8 @@ struct process_fd {
     const char *path;
     int flags;
 };
-#define PROCESS_NO_INPUT {.as = 0, .path = "/dev/null", .flags = 0 /* O_RDONLY */}
-#define PROCESS_NO_OUTPUT {.as = 1, .path = "/dev/null", .flags = 1 /* O_WRONLY */}
+#define PROCESS_NO_INPUT {.as = 0, .path = "/dev/null", .flags = O_RDONLY}
+#define PROCESS_NO_OUTPUT {.as = 1, .path = "/dev/null", .flags = O_WRONLY}
 #define PROCESS_END {.as = -1}
 
 enum process_session { PROCESS_OURS, PROCESS_OF_ITS_OWN }; /* setsid(2): signals of our terminal are ours */
