@@ -122,7 +122,8 @@ class Kernel:
                 extra_arguments=list(arguments),
             )
             self.client = self.manager.client()
-            self.client.start_channels()
+            # jupyter_client's heartbeat that is stopped as it starts never ends: it makes sockets while there are any.
+            self.client.start_channels(hb=ready)
             if not ready:
                 return
             try:

@@ -432,11 +432,11 @@ def test_an_entry_of_a_kernel_that_was_killed_is_none(cli):
     id = cli.create()
     (entry,) = json.loads(cli("ls", "-o", "json"))
     os.kill(entry["pid"], signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(entry["pid"]))
+    assert until(lambda: not psutil.pid_exists(entry["pid"]))
     done = cli.run("info", id)
-    assert done.returncode == 125 and b"there is no sandbox" in done.stderr
+    assert done.returncode == 125 and b"there is no sandbox" in done.stderr, done
     assert cli("ls", "-o", "json") == "[]\n"
-    assert cli.files() == []
+    assert until(lambda: cli.files() == []), cli.files()
 
 
 def test_an_entry_is_not_believed_for_its_pid(cli):

@@ -401,9 +401,9 @@ def test_jupyter_console_shows_values_text_and_errors(jupyter):
 
 
 def test_jupyter_console_answers_a_question(jupyter):
-    """Not in the first cell: the console takes the idle of its own kernel_info for that cell's, if
-    that comes late, and then looks at stdin no more."""
-    done = console(jupyter, '1\nn = input("name? ")\nBob\nprint(n[::-1])\nexit\n')
+    """Not in the first cells: the console takes an idle that comes late, such as that of its own kernel_info, for
+    that of the cell, looks at stdin no more, and may go on in that way with the next. Each cell is a chance to end it."""
+    done = console(jupyter, "1\n" * 8 + 'n = input("name? ")\nBob\nprint(n[::-1])\nexit\n')
     assert "name? " in done.stdout and "boB" in done.stdout
 
 
