@@ -133,16 +133,27 @@ ring_put(uint32_t kind, uint32_t slot, const void *data, uint32_t len)
     __atomic_store_n(&ring->head, ring->head + sizeof r + len, __ATOMIC_SEQ_CST);
 }
 
-/* Waits until the reader has made room. Runs signal handlers: a flood can be interrupted. */
+static int send_frame(struct frame frame, const struct bytes *parts, size_t nparts);
+
+static int
+ring_doorbell(void)
+{
+    return send_frame((struct frame){.number = FRAME_DOORBELL, .mark = ring->head}, NULL, 0);
+}
+
+/* Waits until the reader has made room, and tells it: it may look again only after some milliseconds, and a
+ * flood would go at the pace of a full ring for each of those. Runs signal handlers: a flood can be interrupted. */
 static int
 ring_wait(size_t want)
 {
-    while (ring_free() < want) {
+    for (int told = 0; ring_free() < want; told = 1) {
         struct timespec limit = {.tv_nsec = 100000000};
         uint32_t seen = __atomic_load_n(&progress->tail_futex, __ATOMIC_ACQUIRE);
 
         __atomic_store_n(&ring->stalled, 1, __ATOMIC_SEQ_CST);
         if (ring_free() < want) {
+            if (!told && ring_doorbell() < 0)
+                return -1;
             Py_BEGIN_ALLOW_THREADS
             syscall(SYS_futex, &progress->tail_futex, FUTEX_WAIT, seen, &limit, NULL, 0);
             Py_END_ALLOW_THREADS
@@ -153,8 +164,6 @@ ring_wait(size_t want)
     return 0;
 }
 
-static int send_frame(struct frame frame, const struct bytes *parts, size_t nparts);
-
 static int
 ring_bell(void)
 {
@@ -163,7 +172,7 @@ ring_bell(void)
     if (bell == 0 || bell == rung)
         return 0;
     rung = bell;
-    return send_frame((struct frame){.number = FRAME_DOORBELL, .mark = ring->head}, NULL, 0);
+    return ring_doorbell();
 }
 
 /* What children and C code have written so far comes before what follows. */

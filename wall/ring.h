@@ -25,7 +25,8 @@
  *
  * The doorbell: when the reader is about to sleep it sets `bell` to a new number. A writer that
  * sees a number for the first time sends one DOORBELL frame. While text flows the reader looks
- * by itself every few milliseconds, and the writer makes no system call for it.
+ * by itself every few milliseconds, and the writer makes no system call for it, unless the ring
+ * is full before that: then it rings, and waits for `tail_futex`.
  */
 #pragma once
 
