@@ -942,7 +942,7 @@ kernel_run(struct kernel *k, struct err *err)
         front_open(&k->front, (int)k->options.front, FRONT_BY_SERVER);
     k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;
     k->aside.wanted = getenv("JPY_SESSION_NAME") != NULL; /* a notebook or console of a Jupyter server */
-    wire_date(k->created);
+    clock_text(clock_us(), k->created);
     k->next_count = 1;
     r = start(k, err);
     if (r == EXIT_OK) {
