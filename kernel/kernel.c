@@ -800,7 +800,7 @@ turn(struct kernel *k)
     zmq_pollitem_t items[SOURCES];
     size_t n = list_sources(k, items);
 
-    if (zmq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
+    if (zeromq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
         return;
     k->iopub.now = now_ms();
     if (is_at_a_door(k, items)) {
