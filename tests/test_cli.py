@@ -984,3 +984,21 @@ def test_options_stand_where_they_like(shared, words):
         assert done.returncode == 64 and b"'-ojson'" in done.stderr
     else:
         assert json.loads(shared(*words))["name"] == "work"
+
+
+ARGUMENTS = {"of a file": (["a.py", "x", "--fast", "z q", b"\xff\xc3\xa9\""], ["a.py", "x", "--fast", "z q", "\udcff\u00e9\""]),
+             "of -c": (["-c", "import sys; print(ascii(sys.argv))", "1"], ["-c", "1"]),
+             "of standard input": (["-", "1"], ["-", "1"]), "none": (["a.py"], ["a.py"])}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_arguments_are_the_code_s(cli, what):
+    words, expected = ARGUMENTS[what]
+    code = "import os, sys\nprint(ascii(sys.argv))\nassert 'HUSK_RUN' not in os.environ\n"
+    (cli.cwd / "a.py").write_text(code)
+    assert cli("run", *words, input=code.encode()) == ascii(expected) + "\n"
+
+
+def test_a_notebook_takes_no_arguments(cli):
+    done = cli.run("run", "a.ipynb", "x")
+    assert done.returncode == 64 and b"a notebook takes no arguments" in done.stderr
