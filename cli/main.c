@@ -89,7 +89,17 @@ static const struct {
     {"doctor", doctor_command, "say what this machine can do for husk, and how to repair what is missing"},
 };
 
-/* Commands; then the ids and names of what runs; then files. zsh reads bash's. */
+/* A script of bash, which zsh reads too. The first word is one of the commands; options are those that --help names,
+ * up to the `--` behind which the words are of another command; other words are ids and names of what runs, or files. */
+static const char completion_script[] =
+    "    elif [[ $word == -* && \" ${COMP_WORDS[*]:0:COMP_CWORD} \" != *' -- '* ]]; then\n"
+    "        COMPREPLY=($(compgen -W \"$(husk \"${COMP_WORDS[1]}\" --help 2>/dev/null |\n"
+    "            grep -Eo -e '--[a-z][a-z-]*' | sort -u)\" -- \"$word\"))\n"
+    "    elif [[ ${COMP_WORDS[1]} =~ ^(info|stats|diff|exec|ps|logs|port|attach|rm|kill|call|cp)$ ]]; then\n"
+    "        COMPREPLY=($(compgen -W \"$(husk ls 2>/dev/null | awk 'NR > 1 { print $1; "
+    "if ($3 ~ /^(strict|notebook|image)$/) print $2 }')\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
+    "    else\n        COMPREPLY=($(compgen -f -- \"$word\"))\n    fi\n}\ncomplete -F _husk husk\n";
+
 static int
 completion_command(int argc, char **argv)
 {
@@ -104,10 +114,8 @@ completion_command(int argc, char **argv)
           "        COMPREPLY=($(compgen -W '", stdout);
     for (size_t i = 0; i < countof(commands); i++)
         printf("%s%s", i ? " " : "", commands[i].name);
-    puts("' -- \"$word\"))\n    elif [[ ${COMP_WORDS[1]} =~ ^(info|stats|diff|exec|ps|logs|port|attach|rm|kill|call|cp)$ ]]; then\n"
-         "        COMPREPLY=($(compgen -W \"$(husk ls 2>/dev/null | awk 'NR > 1 { print $1; "
-         "if ($3 ~ /^(strict|notebook|image)$/) print $2 }')\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
-         "    else\n        COMPREPLY=($(compgen -f -- \"$word\"))\n    fi\n}\ncomplete -F _husk husk");
+    fputs("' -- \"$word\"))\n", stdout);
+    fputs(completion_script, stdout);
     return EXIT_OK;
 }
 

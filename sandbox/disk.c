@@ -2,8 +2,6 @@
 #include "sandbox/disk.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +9,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "sandbox/kin.h"
 #include "sandbox/walk.h"
@@ -97,8 +93,7 @@ disk_start(struct disk *d, const struct layers *layers, uint64_t limit)
 void
 disk_end(struct disk *d)
 {
-    pid_end(&d->walker);
-    fd_close(&d->result);
+    measurer_end(&d->walker);
     *d = DISK_EMPTY;
 }
 
@@ -111,27 +106,15 @@ disk_timeout(const struct disk *d, int64_t now)
 }
 
 static void
-start_walker(struct disk *d, pid_t pid1, int64_t now)
+measure(void *with, void *into)
 {
-    int ends[2];
+    const struct disk *d = with;
+    int64_t bytes = walk_become_reader(d->pid1);
 
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return;
-    d->walker = fork();
-    if (d->walker == 0) {
-        int64_t bytes = walk_become_reader(pid1);
-        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* a change of rights clears it */
-        if (bytes == 0)
-            bytes = disk_measure(d->dir);
-        _exit(write(ends[1], &bytes, sizeof bytes) == sizeof bytes ? 0 : 1);
-    }
-    close(ends[1]);
-    d->result = ends[0];
-    d->started = now;
-    if (d->walker < 0) {
-        d->walker = 0;
-        fd_close(&d->result);
-    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* a change of rights clears it */
+    if (bytes == 0)
+        bytes = disk_measure(d->dir);
+    memcpy(into, &bytes, sizeof bytes);
 }
 
 static void
@@ -155,20 +138,14 @@ judge(struct disk *d, pid_t pid1, int64_t bytes)
 static void
 take_result(struct disk *d, pid_t pid1, int64_t now)
 {
-    int64_t bytes = -1;
-    struct pollfd p = {.fd = d->result, .events = POLLIN};
+    int64_t bytes;
+    enum measured r = measurer_take(&d->walker, &bytes, sizeof bytes);
 
-    if (poll(&p, 1, 0) <= 0)
+    if (r == MEASURER_WORKS)
         return;
-    if (read(d->result, &bytes, sizeof bytes) != sizeof bytes)
-        bytes = -1;
-    while (waitpid(d->walker, NULL, 0) < 0 && errno == EINTR)
-        ;
-    d->walker = 0;
-    fd_close(&d->result);
     /* A tree that takes long to walk is walked less often. */
-    d->next = now + DISK_LOOK_MS + 10 * (now - d->started);
-    judge(d, pid1, bytes);
+    d->next = now + DISK_LOOK_MS + 10 * (now - d->walker.started);
+    judge(d, pid1, r == MEASURER_SAID ? bytes : -1);
 }
 
 void
@@ -179,8 +156,8 @@ disk_tick(struct disk *d, pid_t pid1, int64_t now)
 
     if (!d->limit || now < d->next)
         return;
-    d->next = now + (d->walker ? 20 : DISK_LOOK_MS);
-    if (d->walker) {
+    d->next = now + (d->walker.pid ? 20 : DISK_LOOK_MS);
+    if (d->walker.pid) {
         take_result(d, pid1, now);
         return;
     }
@@ -189,7 +166,8 @@ disk_tick(struct disk *d, pid_t pid1, int64_t now)
     free = (uint64_t)space.f_bfree * space.f_frsize;
     if (d->struck || d->disturbed || (free > d->free ? free - d->free : d->free - free) >= CHANGE_BYTES) {
         d->free = free;
-        start_walker(d, pid1, now);
+        d->pid1 = pid1;
+        measurer_start(&d->walker, now, measure, d, sizeof(int64_t));
         d->next = now + 20;
     }
 }

@@ -7,11 +7,12 @@
  *                                         far over: every process is killed
  *                                         under again: they may grow again
  *
- * Measuring is done by a process of its own (walk.h).
+ * Measuring is done by a process of its own (measurer.h, walk.h).
  */
 #pragma once
 
 #include "sandbox/layers.h"
+#include "sandbox/measurer.h"
 
 #define DISK_LOOK_MS 500 /* between two looks at the free space */
 
@@ -20,15 +21,14 @@ struct disk {
     int dir;         /* the layer, borrowed, or -1 */
     int64_t next;    /* ms: the next look */
     uint64_t free;   /* bytes of the file system, at the last look */
-    pid_t walker;    /* 0: none */
-    int result;      /* pipe of the walker, or -1 */
-    int64_t started; /* ms: when it began */
+    pid_t pid1;      /* of the sandbox, at the last look */
+    struct measurer walker;
     int disturbed;   /* walks in a row that were ended by a change */
     int struck;      /* large files may not grow */
     int killed;      /* every process was ended, since the last disk_cause(): 2: far over; 1: over, and
                         nothing less could be done */
 };
-#define DISK_EMPTY ((struct disk){.dir = -1, .result = -1})
+#define DISK_EMPTY ((struct disk){.dir = -1, .walker = MEASURER_NONE})
 
 void disk_start(struct disk *d, const struct layers *layers, uint64_t limit);
 void disk_end(struct disk *d);

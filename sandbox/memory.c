@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "sandbox/memory.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "sandbox/mounts.h"
@@ -170,9 +165,10 @@ choose_victim(const struct memory *m, const struct share *share, size_t n)
     return largest ? largest->who : (struct kin){0};
 }
 
-static struct verdict
-measure(const struct memory *m)
+static void
+measure(void *with, void *into)
 {
+    const struct memory *m = with;
     scoped(fd_close) int file = memfd_create("husk", MFD_CLOEXEC);
     int64_t until = now_ms() + MEASURE_MS;
     struct verdict v = {0};
@@ -190,30 +186,7 @@ measure(const struct memory *m)
         }
     v.victim = choose_victim(m, share, n);
     free(share);
-    return v;
-}
-
-static void
-start_measurer(struct memory *m, int64_t now)
-{
-    int ends[2];
-
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return;
-    m->measurer = fork();
-    if (m->measurer == 0) {
-        struct verdict v;
-        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        v = measure(m);
-        _exit(write(ends[1], &v, sizeof v) == sizeof v ? 0 : 1);
-    }
-    close(ends[1]);
-    m->result = ends[0];
-    m->started = now;
-    if (m->measurer < 0) {
-        m->measurer = 0;
-        fd_close(&m->result);
-    }
+    memcpy(into, &v, sizeof v);
 }
 
 /*** Ending ***/
@@ -295,18 +268,12 @@ choose_pause(struct memory *m, uint64_t total)
 static int
 take_result(struct memory *m, int64_t now, uint64_t *ret_total)
 {
-    struct pollfd p = {.fd = m->result, .events = POLLIN};
     struct verdict v;
-    ssize_t got;
+    enum measured r = measurer_take(&m->measurer, &v, sizeof v);
 
-    if (poll(&p, 1, 0) <= 0)
+    if (r == MEASURER_WORKS)
         return 0;
-    got = read(m->result, &v, sizeof v);
-    while (waitpid(m->measurer, NULL, 0) < 0 && errno == EINTR)
-        ;
-    m->measurer = 0;
-    fd_close(&m->result);
-    if (got != sizeof v)
+    if (r == MEASURER_FAILED)
         v = (struct verdict){.total = m->before};
     judge(m, &v, now);
     *ret_total = v.total;
@@ -323,14 +290,14 @@ memory_tick(struct memory *m, int64_t now)
     if (!m->limit || now < m->next)
         return;
     m->next = now + SHORTEST_MS;
-    if (m->measurer) {
+    if (m->measurer.pid) {
         if (!take_result(m, now, &total))
             return;
-        began = m->started;
+        began = m->measurer.started;
     } else {
         free(look(m, &n, &total));
         if (total > m->limit) {
-            start_measurer(m, now);
+            measurer_start(&m->measurer, now, measure, m, sizeof(struct verdict));
             return;
         }
         m->over = 0;
@@ -416,8 +383,7 @@ memory_start(const struct policy *policy, const struct limits *limits, const str
 void
 memory_end(struct memory *m)
 {
-    pid_end(&m->measurer);
-    fd_close(&m->result);
+    measurer_end(&m->measurer);
     fd_close(&m->proc);
     for (size_t i = 0; i < m->ntrees; i++)
         fd_close(&m->tree[i]);

@@ -18,6 +18,7 @@
 
 #include "sandbox/build.h"
 #include "sandbox/kin.h"
+#include "sandbox/measurer.h"
 #include "wall/usage.h"
 
 #define MEMORY_LOOK_MS 250 /* between two looks, while nothing grows */
@@ -44,11 +45,9 @@ struct memory {
     int over;        /* measurements in a row */
     struct kin victim; /* the last one */
     int64_t struck;  /* ms: when that was */
-    pid_t measurer;  /* 0: none */
-    int result;      /* its pipe, or -1 */
-    int64_t started; /* ms: when it began */
+    struct measurer measurer;
 };
-#define MEMORY_EMPTY ((struct memory){.proc = KIN_HERE, .files = {-1, -1, -1}, .result = -1})
+#define MEMORY_EMPTY ((struct memory){.proc = KIN_HERE, .files = {-1, -1, -1}, .measurer = MEASURER_NONE})
 
 /* Begins to look after a sandbox that was built, if no cgroup counts its memory. Before a process runs in it. */
 int memory_start(const struct policy *policy, const struct limits *limits, const struct sandbox *sandbox,

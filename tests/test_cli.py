@@ -953,3 +953,34 @@ def test_a_copy_that_is_killed_leaves_the_old_file(shared, place, tmp_path):
     p.kill()
     p.wait()
     assert shared("exec", "work", "--", "cat", f"{place}/a") == "old"
+
+
+COMPLETED = {
+    "a command": (["husk", "exe"], "exec"),
+    "an option": (["husk", "run", "--mem"], "--memory"),
+    "of the command that runs inside": (["husk", "exec", "work", "--", "ls", "--rec"], ""),
+    "a sandbox": (["husk", "info", "wor"], "work"),
+    "a file": (["husk", "run", "one.p"], "one.py"),
+}
+
+
+@pytest.mark.parametrize("what", COMPLETED)
+def test_words_are_completed(shared, what):
+    words, expected = COMPLETED[what]
+    (shared.cwd / "one.py").write_text("")
+    script = ('eval "$(husk completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _husk; '
+              'printf "%s\\n" "${COMPREPLY[@]}"')
+    done = subprocess.run(["bash", "-c", script, "bash", *words], cwd=shared.cwd, capture_output=True, text=True,
+                          env={**shared.env, "PATH": f"{os.path.dirname(conftest.HUSK)}:{os.environ['PATH']}"},
+                          timeout=conftest.TIMEOUT)
+    assert done.stdout.strip() == expected and not done.stderr
+
+
+@pytest.mark.parametrize("words", [["info", "-o", "json", "work"], ["info", "work", "-o", "json"], ["info", "work", "-ojson"],
+                                   ["info", "-o", "json", "--", "work"], ["info", "work", "-o", "json", "--"]], ids=" ".join)
+def test_options_stand_where_they_like(shared, words):
+    if "-ojson" in words:
+        done = shared.run(*words)
+        assert done.returncode == 64 and b"'-ojson'" in done.stderr
+    else:
+        assert json.loads(shared(*words))["name"] == "work"
