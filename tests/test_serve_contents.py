@@ -162,10 +162,10 @@ def test_a_cell_that_makes_many_names_keeps_the_server_from_nothing(server, here
 
 
 def test_a_notebook_that_is_nested_deeply_does_not_fill_the_memory(server, here):
-    """Each line of it is indented: a cell's output of kilobytes would be a file of gigabytes."""
-    deep = '{"type": "notebook", "format": "json", "content": {"a": ' + "[" * 500 + "1," * 400000 + "1" + "]" * 500 + "}}"
+    """Each line of it is indented: a cell's output of megabytes would be more than a message to a kernel may have."""
+    deep = '{"type": "notebook", "format": "json", "content": {"a": ' + "[" * 500 + "1," * 1400000 + "1" + "]" * 500 + "}}"
     reply = server.request("PUT", f"{here}/a.ipynb", data=deep)
-    assert (reply.status_code, "too large" in reply.json()["message"]) == (413, True), reply.text
+    assert (reply.status_code, "(--max-body)" in reply.json()["message"]) == (413, True), reply.text
     get(server, f"{here}/a.ipynb", 404)
 
 
