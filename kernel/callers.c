@@ -15,6 +15,7 @@
 #define EVENTS 32
 #define TURN 64       /* frames of one caller before others have their turn */
 #define LINGER_MS 200 /* in all: what was said last is on its way */
+#define REST_MS 100   /* without descriptors: the listener stays readable, and would be asked without end */
 
 struct caller {
     struct caller *next;
@@ -86,6 +87,15 @@ drop_oldest_stranger(struct callers *c)
         drop(c, oldest);
 }
 
+static void
+heed_listener(struct callers *c, int on)
+{
+    struct epoll_event event = {.events = on ? EPOLLIN : 0};
+
+    (void)epoll_ctl(c->epoll, EPOLL_CTL_MOD, c->listener, &event);
+    c->rest = on ? 0 : now_ms() + REST_MS;
+}
+
 /* One a turn: what epoll said about others stays true. */
 static void
 let_in(struct callers *c)
@@ -94,6 +104,8 @@ let_in(struct callers *c)
     struct caller *p = fd < 0 || c->count >= CALLERS_MAX ? NULL : calloc(1, sizeof *p);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = p};
 
+    if (fd < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+        heed_listener(c, 0);
     if (!p || epoll_ctl(c->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
         fd_close(&fd);
         free(p);
@@ -180,6 +192,8 @@ callers_run(struct kernel *k)
     struct epoll_event events[EVENTS];
     int n;
 
+    if (k->callers.rest && now_ms() >= k->callers.rest)
+        heed_listener(&k->callers, 1);
     if (k->callers.again)
         run_again(k);
     n = epoll_wait(k->callers.epoll, events, EVENTS, 0);

@@ -664,6 +664,7 @@ timeout(const struct kernel *k)
 
     if (k->callers.again)
         return 0;
+    sooner(&at, k->callers.rest);
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
     sooner(&at, k->restarting);
@@ -810,7 +811,7 @@ turn(struct kernel *k)
     }
     if (items[ON_FRONT].revents && k->front.socket >= 0)
         dispatch_front(k);
-    if (items[ON_CALLERS].revents || k->callers.again)
+    if (items[ON_CALLERS].revents || k->callers.again || k->callers.rest)
         callers_run(k);
     if (items[ON_SIGNAL].revents)
         take_signals(k);

@@ -20,7 +20,7 @@
 
 #define MEMORY (32u << 10) /* of a connection: its headers, and what is read at a time */
 #define QUIET_S 120        /* a connection on which nothing happens */
-#define HEADER_MS 15000    /* a request's head has so long to arrive */
+#define HEADER_MS 15000    /* a request's head has so long to arrive; and the body of who need not say who it is */
 #define FORM_MAX 16384
 /* What is no page shows nothing and runs nothing, also where a browser takes it for one; in Jupyter Server's words. */
 #define NO_PAGE "frame-ancestors 'self'; report-uri /api/security/csp-report; default-src 'none'"
@@ -43,7 +43,7 @@ const struct route routes[] = {
 const size_t routes_count = countof(routes);
 #undef TOKEN
 
-/* A connection whose request's head has not arrived: libmicrohttpd's own time-out begins anew with each byte. */
+/* A connection, of which something is to arrive: libmicrohttpd's own time-out begins anew with each byte. */
 struct arrival {
     struct arrival *next, **link;
     int fd;
@@ -396,11 +396,12 @@ on_line(void *of, const char *uri, struct MHD_Connection *c)
 {
     struct exchange *x = calloc(1, sizeof *x);
     struct arrival *a = arrival_of(c);
+    int64_t until = now_ms() + HEADER_MS;
 
     if (x)
         *x = (struct exchange){.server = of, .connection = c};
-    if (a && !a->until)
-        a->until = now_ms() + HEADER_MS;
+    if (a && (!a->until || a->until > until))
+        a->until = until;
     return x;
 }
 
@@ -408,10 +409,13 @@ static void
 on_completed(void *of, struct MHD_Connection *c, void **con, enum MHD_RequestTerminationCode why)
 {
     struct exchange *x = *con;
+    struct arrival *a = arrival_of(c);
 
     if (!x)
         return;
     *con = NULL;
+    if (a && x->status != MHD_HTTP_SWITCHING_PROTOCOLS) /* another request may be long in coming, its first line not */
+        a->until = now_ms() + QUIET_S * 1000 + HEADER_MS;
     if (!x->answered && x->gone)
         x->gone(x);
     if (x->response && !x->queued)
@@ -458,10 +462,10 @@ begin(struct exchange *x, const char *url, const char *method)
     struct arrival *a = arrival_of(x->connection);
 
     x->begun = 1;
-    if (a)
-        a->until = 0;
     x->server->count.requests++;
     find_route(x, url, method);
+    if (a)
+        a->until = x->route && x->route->access == OPEN ? now_ms() + HEADER_MS : 0;
     if (!x->answered)
         check_access(x);
     if (!x->answered && x->route->access != EARLY && length && strtoull(length, NULL, 10) > most_of_body(x))
@@ -504,6 +508,8 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
     }
     if (!x->answered && !x->ended) {
         x->ended = 1;
+        if (arrival_of(c))
+            arrival_of(c)->until = 0;
         if (x->take_end)
             x->take_end(x);
         else

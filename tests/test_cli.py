@@ -8,6 +8,7 @@ import os
 import pathlib
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -533,6 +534,38 @@ def test_callers_that_say_nothing_keep_nobody_out(shared, call_up):
     silent = [call_up() for _ in range(100)]
     assert shared("exec", "work", "--", "echo", "here") == "here\n"
     assert is_put_out(silent[0])
+
+
+def test_more_callers_than_there_may_be_are_put_out_and_leave_room(shared, call_up):
+    """Each is a descriptor, of which a process may usually have 1024."""
+    first = call_up(frame(HELLO, call_up.key))
+    known = [call_up(frame(HELLO, call_up.key)) for _ in range(600)]
+    assert is_put_out(known[-1])
+    assert len(os.listdir(f"/proc/{call_up.pid}/fd")) < 600
+    first.sendall(request("sandbox.info"))
+    assert b'"name":"work"' in first.recv(65536)
+    for s in [first, *known]:
+        s.close()
+    assert until(lambda: shared("exec", "work", "--", "echo", "here") == "here\n")
+
+
+def test_without_descriptors_a_kernel_rests_and_who_comes_waits(shared, call_up):
+    def used():
+        return {int(fd) for fd in os.listdir(f"/proc/{call_up.pid}/fd")}
+
+    before = resource.prlimit(call_up.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(call_up.pid, resource.RLIMIT_NOFILE, (max(used()) + 1, before[1]))
+    try:
+        calls = [call_up(frame(HELLO, call_up.key), request("sandbox.info")) for _ in range(40)]
+        assert until(lambda: len(used()) == max(used()) + 1), "it has taken whom it could"
+        states = []
+        for _ in range(50):
+            states.append(pathlib.Path(f"/proc/{call_up.pid}/stat").read_text().rsplit(")", 1)[1].split()[0])
+            time.sleep(0.01)
+        assert states.count("S") > 25, "it asks again and again"
+    finally:
+        resource.prlimit(call_up.pid, resource.RLIMIT_NOFILE, before)
+    assert all(b'"name":"work"' in s.recv(65536) for s in calls)
 
 
 def test_a_caller_that_does_not_read_is_not_read(shared, call_up):
