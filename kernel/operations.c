@@ -454,7 +454,7 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
         operations_refuse(k, r, EFBIG, "the message is too large: send it in pieces, with files.upload");
         return;
     }
-    put_out(a, (struct frame){.number = AGENT_CALL, .slot = r->slot}, parts, n);
+    put_out(a, (struct frame){.number = AGENT_CALL, .slot = r->slot, .value = callers_number(r)}, parts, n);
     if (!a->open.first)
         a->heard = now_ms();
     if (strncmp(op->name, "exec.", 5) == 0 || strcmp(op->name, "files.watch") == 0) /* have events */
@@ -465,6 +465,13 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
     a->count++;
     operations_start(k);
     flush(k);
+}
+
+void
+operations_gone(struct kernel *k, uint32_t caller)
+{
+    if (k->agent.socket >= 0 || k->agent.out.len) /* else nothing of anybody is there */
+        put_out(&k->agent, (struct frame){.number = AGENT_GONE, .value = caller}, NULL, 0);
 }
 
 /* A command is ended with all that it started by looking into /proc, which Landlock does not show to

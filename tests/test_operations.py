@@ -703,7 +703,7 @@ def test_a_command_that_cannot_be_run_is_a_result(ops, cmd, code, text):
 @pytest.mark.parametrize("method", ["exec.run", "exec.start"])
 def test_a_directory_that_is_not_there_is_said(ops, method):
     why = ops.refused(method, cmd="true", dir="/nowhere")
-    assert why.code == "not_found" and "/nowhere" in why.message
+    assert why.code == "not_a_directory" and "/nowhere" in why.message  # not_found would be the command
     assert ops.refused(method, cmd="true", dir="/etc/passwd").code == "not_a_directory"
 
 
