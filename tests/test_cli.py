@@ -9,11 +9,13 @@ import pathlib
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import struct
 import subprocess
 import tarfile
+import tempfile
 import termios
 import time
 
@@ -758,6 +760,37 @@ def test_a_shell_on_a_terminal(shared):
     t.write(b"exit 5\n")
     assert t.process.wait(conftest.TIMEOUT) == 5
     assert t.close() == t.before  # as it was
+
+
+def test_a_shell_under_tmux(shared, tmp_path):
+    """As a person sees it: a terminal of another's making, which says what is on its screen."""
+    ended = tmp_path / "ended"
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        def tmux(*words):
+            done = subprocess.run(["tmux", "-S", f"{place}/s", "-f", "/dev/null", *words], capture_output=True, text=True,
+                                  timeout=conftest.TIMEOUT, env={**shared.env, "LANG": "C.UTF-8", "SHELL": "/bin/sh"})
+            assert done.returncode == 0, done
+            return done.stdout
+
+        def shows(pattern):
+            return until(lambda: re.search(pattern, tmux("capture-pane", "-p")))
+
+        husk = shlex.join(shared.argv("exec", "-it", "-e", "PS1=ready> ", "work", "--", "bash", "--norc"))
+        tmux("new-session", "-d", "-x", "90", "-y", "30", f"{husk}; echo $? > {shlex.quote(str(ended))}; read wait")
+        try:
+            shows(r"^ready>")
+            tmux("send-keys", "stty sizes", "BSpace", "Enter")
+            shows(r"\n30 90\n")
+            tmux("resize-window", "-x", "70", "-y", "20")
+            tmux("send-keys", "clear; until stty size | grep '20 70'; do sleep 0.1; done", "Enter")
+            shows(r"^20 70\nready>")
+            tmux("send-keys", "-l", "clear; printf '\\033[5;9H%s\\n' grüße")
+            tmux("send-keys", "Enter")
+            shows(r"^\n\n\n\n {8}grüße\nready>")
+            tmux("send-keys", "exit 5", "Enter")
+            assert until(lambda: ended.exists() and ended.read_text()) == "5\n"
+        finally:
+            tmux("kill-server")
 
 
 def test_the_end_of_a_terminal_is_passed_on(shared):
