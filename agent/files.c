@@ -464,12 +464,17 @@ go_on(const struct call *c, struct upload *u, struct bytes data)
         drop_upload(u);
         return 0;
     }
-    if (fresh_write(&u->file, data.data, data.len) < 0) {
+    if (fd_write_sparse(u->file.fd, data.data, data.len) < 0) {
         drop_upload(u);
         return -1;
     }
+    u->file.size += (int64_t)data.len;
     if (!call_bool(c, "done", 0))
         return 0;
+    if (ftruncate(u->file.fd, u->file.size) < 0) { /* it may end with a hole */
+        drop_upload(u);
+        return -1;
+    }
     u->number = 0;
     return fresh_done(&u->file);
 }

@@ -389,6 +389,8 @@ spawn(struct kernel *k, struct err *err)
     if (null < 0 || strv_add(&argv, paths_agent()) < 0 || interp_environment(k, &environment) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return err_errno(err, "start husk-agent");
+    frame_widen(pair[0]);
+    frame_widen(pair[1]);
     for (int i = 0; i < SANDBOX_FDS; i++)
         fds[i] = null;
     fds[AGENT_FD - 1] = pair[1];

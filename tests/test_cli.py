@@ -900,7 +900,7 @@ def test_a_file_goes_in_and_out(shared, place, tmp_path, size):
     assert os.listdir(tmp_path / "d") == ["a"]
 
 
-def test_holes_come_out_as_holes(shared, place, tmp_path):
+def test_holes_stay_holes(shared, place, tmp_path):
     shared("exec", "work", "--", "sh", "-c", f"cd {place} && printf begin > f && truncate -s 40000001 f && "
            "printf middle | dd of=f bs=1 seek=20000000 conv=notrunc 2>/dev/null")
     shared("cp", f"work:{place}/f", tmp_path / "f")
@@ -908,6 +908,10 @@ def test_holes_come_out_as_holes(shared, place, tmp_path):
     assert len(found) == 40000001 and found[:5] == b"begin" and found[20000000:20000006] == b"middle"
     assert found.count(0) == len(found) - 11
     assert (tmp_path / "f").stat().st_blocks * 512 < 1000000
+    shared("cp", tmp_path / "f", f"work:{place}/g")
+    shared("exec", "work", "--", "cmp", f"{place}/f", f"{place}/g")
+    size, blocks = shared("exec", "work", "--", "stat", "-c", "%s %b", f"{place}/g").split()
+    assert int(size) == 40000001 and int(blocks) * 512 < 1000000
 
 
 def test_a_shorter_file_replaces_a_longer_one(shared, place, tmp_path):
