@@ -395,6 +395,43 @@ now_us(void)
 }
 
 int64_t
+clock_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* Four of them for each cell: the calendar is asked once a second, and nothing is formatted. */
+const char *
+clock_text(int64_t us, char into[static 32])
+{
+    static _Thread_local struct {
+        time_t second;
+        char text[sizeof "2026-11-24T10:00:00"];
+    } last;
+    time_t second = us / 1000000;
+    long rest = (long)(us % 1000000);
+    size_t len = sizeof last.text - 1;
+    struct tm tm;
+
+    if (second != last.second || !*last.text) {
+        gmtime_r(&second, &tm);
+        strftime(last.text, sizeof last.text, "%Y-%m-%dT%H:%M:%S", &tm);
+        last.second = second;
+    }
+    memcpy(into, last.text, len);
+    into[len] = '.';
+    for (size_t at = len + 6; at > len; at--) {
+        into[at] = (char)('0' + rest % 10);
+        rest /= 10;
+    }
+    memcpy(into + len + 7, "Z", 2);
+    return into;
+}
+
+int64_t
 now_ms(void)
 {
     return now_us() / 1000;

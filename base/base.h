@@ -72,3 +72,7 @@ const char *size_format(uint64_t bytes, char into[static 24]);
 
 int64_t now_ms(void); /* CLOCK_MONOTONIC, milliseconds */
 int64_t now_us(void);
+
+int64_t clock_us(void); /* CLOCK_REALTIME, microseconds */
+/* "2026-11-24T10:00:00.123456Z", as Jupyter writes it. */
+const char *clock_text(int64_t us, char into[static 32]);

@@ -84,13 +84,13 @@ main(int argc, char **argv)
                                   {.socket = s.socket[IOPUB], .events = ZMQ_POLLIN}};
         struct frames f = {0};
 
-        if (zmq_poll(items, 3, -1) < 0)
+        if (zeromq_poll(items, 3, -1) < 0)
             continue;
         answer(&s, wire, SHELL);
         answer(&s, wire, CONTROL);
         while (frames_recv(&f, s.socket[IOPUB])) { /* sockets.c has subscriptions confirmed */
             if (f.bytes[0].len && f.bytes[0].data[0] == 1)
-                (void)zmq_setsockopt(s.socket[IOPUB], ZMQ_SUBSCRIBE, f.bytes[0].data + 1, f.bytes[0].len - 1);
+                (void)zmq.setsockopt(s.socket[IOPUB], ZMQ_SUBSCRIBE, f.bytes[0].data + 1, f.bytes[0].len - 1);
             frames_release(&f);
         }
         frames_release(&f);

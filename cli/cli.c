@@ -108,6 +108,30 @@ flags_read(int argc, char **argv, const struct flag *flags, struct strv *rest, c
 }
 
 int
+flags_read_anywhere(int argc, char **argv, const struct flag *flags, const char *command)
+{
+    int operands = 0, i = 0;
+
+    for (; i < argc; i++, operands++) {
+        char **from = argv + i;
+        int n = flags_read(argc - i, from, flags, NULL, command);
+        if (n < 0)
+            return -1;
+        for (int k = 0; k < n; k++) { /* in front of the operands that came before */
+            char *word = from[k];
+            memmove(from + k - operands + 1, from + k - operands, (size_t)operands * sizeof *from);
+            from[k - operands] = word;
+        }
+        i += n;
+        if (n && strcmp(argv[i - operands - 1], "--") == 0)
+            break;
+        if (i == argc)
+            break;
+    }
+    return i - operands;
+}
+
+int
 options_check(const struct strv *options, const char *name)
 {
     struct options o;

@@ -27,6 +27,8 @@ struct flag {
  * many words are used, or -1 when it has said what is wrong. With `rest`, options that are not in
  * the table are not errors: they go there (those of `husk kernel`). */
 int flags_read(int argc, char **argv, const struct flag *flags, struct strv *rest, const char *command);
+/* The same where no word begins another command: options may stand behind the other words, which are moved behind them. */
+int flags_read_anywhere(int argc, char **argv, const struct flag *flags, const char *command);
 /* Prints `text` and returns 1 if the first word is -h or --help. */
 int wants_help(int argc, char **argv, const char *text);
 

@@ -429,7 +429,7 @@ ps_command(int argc, char **argv)
 
     if (wants_help(argc, argv, "usage: husk ps [-o json] ID\n\nWhat husk exec -d and exec.start began there.\n"))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "ps");
+    n = flags_read_anywhere(argc, argv, flags, "ps");
     if (n < 0 || n + 1 != argc || is_format(format) < 0) {
         if (n >= 0 && n + 1 != argc)
             fputs("husk: say which sandbox; see husk ls\n", stderr);
@@ -592,7 +592,7 @@ logs_command(int argc, char **argv)
 
     if (wants_help(argc, argv, logs_usage))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "logs");
+    n = flags_read_anywhere(argc, argv, flags, "logs");
     if (n < 0 || argc - n < 1 || argc - n > 2) {
         if (n >= 0)
             fputs("husk: say which sandbox, and which process if not all; see husk ps\n", stderr);

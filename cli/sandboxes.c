@@ -110,7 +110,7 @@ ls_command(int argc, char **argv)
 
     if (wants_help(argc, argv, "usage: husk ls [-o json]\n\nThe kernels and sandboxes of yours that run.\n"))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "ls");
+    n = flags_read_anywhere(argc, argv, flags, "ls");
     if (n < 0 || n < argc || (format && strcmp(format, "json") != 0 && strcmp(format, "table") != 0)) {
         if (n >= 0)
             fputs("husk: husk ls takes -o json or -o table, and nothing else\n", stderr);
@@ -180,7 +180,7 @@ info_command(int argc, char **argv)
 
     if (wants_help(argc, argv, "usage: husk info [-o json] ID\n\nWhat a sandbox is, and what it uses.\n"))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "info");
+    n = flags_read_anywhere(argc, argv, flags, "info");
     if (n < 0 || n + 1 != argc || is_format(format) < 0) {
         if (n >= 0 && n + 1 != argc)
             fputs("husk: say which sandbox; see husk ls\n", stderr);
@@ -245,7 +245,7 @@ diff_command(int argc, char **argv)
     if (wants_help(argc, argv, "usage: husk diff [-o json] ID\n\n"
                                "What changed in the private directories of a sandbox since its start: A added, C changed, D removed.\n"))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "diff");
+    n = flags_read_anywhere(argc, argv, flags, "diff");
     if (n < 0 || n + 1 != argc || is_format(format) < 0) {
         if (n >= 0 && n + 1 != argc)
             fputs("husk: say which sandbox; see husk ls\n", stderr);
@@ -320,7 +320,7 @@ kill_command(int argc, char **argv)
 
     if (wants_help(argc, argv, kill_usage))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "rm");
+    n = flags_read_anywhere(argc, argv, flags, "rm");
     if (n < 0 || (n == argc) != all) {
         if (n >= 0)
             fputs("husk: say which sandboxes, or --all; see husk ls\n", stderr);
@@ -525,7 +525,7 @@ port_command(int argc, char **argv)
 
     if (wants_help(argc, argv, port_usage))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "port");
+    n = flags_read_anywhere(argc, argv, flags, "port");
     if (n >= 0 && argc - n > 1 && !is_port(argv[n + 1])) {
         fprintf(stderr, "husk: '%s' is no port, a number from 1 to 65535\n", argv[n + 1]);
         return EXIT_USAGE;

@@ -197,7 +197,7 @@ stats_command(int argc, char **argv)
 
     if (wants_help(argc, argv, stats_usage))
         return EXIT_OK;
-    n = flags_read(argc, argv, flags, NULL, "stats");
+    n = flags_read_anywhere(argc, argv, flags, "stats");
     if (n < 0 || is_format(format) < 0)
         return EXIT_USAGE;
     argc -= n;

@@ -15,8 +15,8 @@ close_socket(void **socket)
     int none = 0;
 
     if (*socket) {
-        zmq_setsockopt(*socket, ZMQ_LINGER, &none, sizeof none);
-        zmq_close(*socket);
+        zmq.setsockopt(*socket, ZMQ_LINGER, &none, sizeof none);
+        zmq.close(*socket);
     }
     *socket = NULL;
 }
@@ -52,7 +52,7 @@ send_ports(const struct conn *conn, struct wire *wire, void *socket, struct err 
     wire_sign(wire, part, sig);
     if (send_bytes(socket, BYTES(WIRE_DELIMITER), 1) < 0 ||
         send_bytes(socket, bytes_of(sig), 1) < 0 || send_bytes(socket, part[0], 0) < 0)
-        return err_set(err, errno, "send the registration: %s", zmq_strerror(errno));
+        return err_set(err, errno, "send the registration: %s", zmq.strerror(errno));
     return 0;
 }
 
@@ -71,17 +71,17 @@ check_answer(const struct frames *f, struct wire *wire, struct err *err)
 int
 handshake(const struct conn *conn, struct wire *wire, void *zmq_context, struct err *err)
 {
-    scoped(close_socket) void *socket = zmq_socket(zmq_context, ZMQ_DEALER);
+    scoped(close_socket) void *socket = zmq.socket(zmq_context, ZMQ_DEALER);
     scoped(frames_release) struct frames answer = {0};
     char address[512];
 
     if (conn_registration_address(conn, address, sizeof address) < 0)
         return err_set(err, ENAMETOOLONG, "the address of the registration is too long");
-    if (!socket || zmq_connect(socket, address) < 0)
-        return err_set(err, errno, "register at '%s': %s", address, zmq_strerror(errno));
+    if (!socket || zmq.connect(socket, address) < 0)
+        return err_set(err, errno, "register at '%s': %s", address, zmq.strerror(errno));
     if (send_ports(conn, wire, socket, err) < 0)
         return -1;
-    zmq_poll(&(zmq_pollitem_t){.socket = socket, .events = ZMQ_POLLIN}, 1, HANDSHAKE_MS);
+    zeromq_poll(&(zmq_pollitem_t){.socket = socket, .events = ZMQ_POLLIN}, 1, HANDSHAKE_MS);
     if (!frames_recv(&answer, socket))
         return err_set(err, ETIMEDOUT, "register at '%s': no acknowledgement in %d s", address,
                        HANDSHAKE_MS / 1000);

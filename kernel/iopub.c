@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
 
 #include "base/log.h"
 #include "base/json.h"
@@ -45,7 +44,7 @@ fill_first(zmq_msg_t *msg, struct bytes from)
         return -1;
     if (from.len)
         memcpy(copy, from.data, from.len);
-    if (zmq_msg_init_data(msg, copy, from.len, free_first, NULL) < 0) {
+    if (zmq.msg_init_data(msg, copy, from.len, free_first, NULL) < 0) {
         free(copy);
         return -1;
     }
@@ -66,17 +65,17 @@ fill_msg(zmq_msg_t *msg, struct bytes from)
     void *copy;
 
     if (from.len <= COPY_MAX) {
-        if (zmq_msg_init_size(msg, from.len) < 0)
+        if (zmq.msg_init_size(msg, from.len) < 0)
             return -1;
         if (from.len)
-            memcpy(zmq_msg_data(msg), from.data, from.len);
+            memcpy(zmq.msg_data(msg), from.data, from.len);
         return 0;
     }
     copy = malloc(from.len);
     if (!copy)
         return -1;
     memcpy(copy, from.data, from.len);
-    if (zmq_msg_init_data(msg, copy, from.len, free_counted, (void *)(uintptr_t)from.len) < 0) {
+    if (zmq.msg_init_data(msg, copy, from.len, free_counted, (void *)(uintptr_t)from.len) < 0) {
         free(copy);
         return -1;
     }
@@ -88,7 +87,7 @@ static void
 free_pending(struct pending *p)
 {
     for (size_t i = 0; i < p->n; i++)
-        zmq_msg_close(&p->msg[i]);
+        zmq.msg_close(&p->msg[i]);
     free(p);
 }
 
@@ -161,7 +160,7 @@ pace_over(const struct pace *p)
 static void
 set_nodrop(struct iopub *io, int on)
 {
-    zmq_setsockopt(io->socket, ZMQ_XPUB_NODROP, &on, sizeof on);
+    zmq.setsockopt(io->socket, ZMQ_XPUB_NODROP, &on, sizeof on);
 }
 
 /* Hands all frames to ZeroMQ, or none: only the first can be refused (xpub.cpp checks the
@@ -171,7 +170,7 @@ try_send(struct iopub *io, struct pending *p)
 {
     for (size_t i = 0; i < p->n; i++) {
         int flags = ZMQ_DONTWAIT | (i + 1 < p->n ? ZMQ_SNDMORE : 0);
-        while (zmq_msg_send(&p->msg[i], io->socket, flags) < 0) {
+        while (zmq.msg_send(&p->msg[i], io->socket, flags) < 0) {
             if (errno == EAGAIN && i == 0)
                 return -1;
             if (errno != EINTR)
@@ -206,7 +205,7 @@ size_of(struct pending *p)
     size_t size = 0;
 
     for (size_t i = 0; i < p->n; i++)
-        size += zmq_msg_size(&p->msg[i]);
+        size += zmq.msg_size(&p->msg[i]);
     return size;
 }
 
@@ -256,7 +255,7 @@ is_back(struct iopub *io)
 
     if (passes_over() || atomic_load(&bytes_under_way) > IOPUB_BYTES_MAX / 2)
         return 0;
-    zmq_getsockopt(io->socket, ZMQ_EVENTS, &events, &size);
+    zmq.getsockopt(io->socket, ZMQ_EVENTS, &events, &size);
     return 1;
 }
 
@@ -636,13 +635,13 @@ iopub_subscriptions(struct iopub *io)
      * receiving a subscription and confirming it: a send handles what happened meanwhile, and if
      * that was the end of another subscriber, XPUB forgets whose subscription this one is. */
     iopub_flush(io, 0);
-    zmq_msg_init(&msg);
-    while (zmq_msg_recv(&msg, io->socket, ZMQ_DONTWAIT) >= 0) {
-        const uint8_t *data = zmq_msg_data(&msg);
-        size_t len = zmq_msg_size(&msg);
+    zmq.msg_init(&msg);
+    while (zmq.msg_recv(&msg, io->socket, ZMQ_DONTWAIT) >= 0) {
+        const uint8_t *data = zmq.msg_data(&msg);
+        size_t len = zmq.msg_size(&msg);
 
         if (len && *data <= 1)
-            zmq_setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
+            zmq.setsockopt(io->socket, *data ? ZMQ_SUBSCRIBE : ZMQ_UNSUBSCRIBE, data + 1, len - 1);
         if (len && *data == 1)
             welcome(io, (struct bytes){data + 1, len - 1});
         if (len && *data == 1 && !io->announced) {
@@ -650,7 +649,7 @@ iopub_subscriptions(struct iopub *io)
             iopub_status(io, "starting", (struct bytes){0});
         }
     }
-    zmq_msg_close(&msg);
+    zmq.msg_close(&msg);
 }
 
 /*** Time ***/

@@ -673,6 +673,7 @@ timeout(const struct kernel *k)
         sooner(&at, s->input.retry);
     sooner(&at, k->leave_at);
     sooner(&at, k->hold_until);
+    sooner(&at, k->listener.until);
     sooner(&at, operations_deadline(k));
     sooner(&at, aside_deadline(k));
     sooner(&at, history_deadline(k));
@@ -800,7 +801,7 @@ turn(struct kernel *k)
     zmq_pollitem_t items[SOURCES];
     size_t n = list_sources(k, items);
 
-    if (zmq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
+    if (zeromq_poll(items, (int)n, timeout(k)) < 0 && errno != EINTR)
         return;
     k->iopub.now = now_ms();
     if (is_at_a_door(k, items)) {
@@ -846,6 +847,8 @@ turn(struct kernel *k)
     warm_tick(k, now_ms());
     if (k->hold_until && now_ms() >= k->hold_until)
         k->hold_until = 0;
+    if (k->listener.until && (k->iopub.announced || now_ms() >= k->listener.until))
+        k->listener.until = 0;
     end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)
@@ -942,7 +945,7 @@ kernel_run(struct kernel *k, struct err *err)
         front_open(&k->front, (int)k->options.front, FRONT_BY_SERVER);
     k->signals = k->parent = k->agent.socket = k->aside.socket = k->history.ready = -1;
     k->aside.wanted = getenv("JPY_SESSION_NAME") != NULL; /* a notebook or console of a Jupyter server */
-    wire_date(k->created);
+    clock_text(clock_us(), k->created);
     k->next_count = 1;
     r = start(k, err);
     if (r == EXIT_OK) {

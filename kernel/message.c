@@ -78,38 +78,13 @@ put_digits(char *end, uint64_t number, int width)
     return end;
 }
 
-/* Four of them for each cell: the calendar is asked once a second, and nothing is formatted. */
-const char *
-wire_date(char into[static 32])
-{
-    static _Thread_local struct {
-        time_t second;
-        char text[sizeof "2026-11-24T10:00:00"];
-    } last;
-    struct timespec t;
-    struct tm tm;
-    size_t len = sizeof last.text - 1;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    if (t.tv_sec != last.second || !*last.text) {
-        gmtime_r(&t.tv_sec, &tm);
-        strftime(last.text, sizeof last.text, "%Y-%m-%dT%H:%M:%S", &tm);
-        last.second = t.tv_sec;
-    }
-    memcpy(into, last.text, len);
-    into[len] = '.';
-    put_digits(into + len + 7, (uint64_t)t.tv_nsec / 1000, 6);
-    memcpy(into + len + 7, "Z", 2);
-    return into;
-}
-
 int
 sender_header(struct sender *s, const char *type, struct buf *ret)
 {
     char date[32], number[21], *first = put_digits(number + 20, s->count++, 1);
     const char *const pieces[] = {"{\"msg_id\":\"", s->last_id, "\",\"msg_type\":\"", type,
                                   "\",\"username\":\"husk\",\"session\":\"", s->session, "\",\"date\":\"",
-                                  wire_date(date), "\",\"version\":\"" WIRE_PROTOCOL "\"}"};
+                                  clock_text(clock_us(), date), "\",\"version\":\"" WIRE_PROTOCOL "\"}"};
     size_t len = strlen(s->session);
 
     number[20] = 0;

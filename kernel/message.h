@@ -40,6 +40,3 @@ struct sender {
 void sender_init(struct sender *s);
 /* Appends a new header. `type` is a literal without anything to escape. */
 int sender_header(struct sender *s, const char *type, struct buf *ret);
-
-/* The present time as the protocol writes it: "2026-11-24T10:00:00.123456Z". */
-const char *wire_date(char into[static 32]);

@@ -145,7 +145,10 @@ python_find(const char *wanted, const char *probe, struct python *ret, struct er
         ;
     if (r < 0)
         return err_set(err, ETIMEDOUT, "Python '%s' gave no answer in %d s", name, PROBE_MS / 1000);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    if (WIFSIGNALED(status))
+        return err_set(err, ENOEXEC, "Python '%s' does not start: signal %d (%s) ended it", name,
+                       WTERMSIG(status), strsignal(WTERMSIG(status)));
+    if (WEXITSTATUS(status) != 0)
         return err_set(err, ENOEXEC, "Python '%s' does not start: %s", name, last_line(&answer));
     if (buf_add(&said, answer.data, answer.len) < 0)
         return err_errno(err, "keep what Python '%s' said", name);

@@ -9,7 +9,7 @@
 void
 reply_begin(struct kernel *k, struct request *r)
 {
-    wire_date(r->started);
+    clock_text(clock_us(), r->started);
     iopub_status(&k->iopub, "busy", request_header(r));
 }
 

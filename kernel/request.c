@@ -17,7 +17,7 @@ request_new(uint32_t slot, enum channel channel, const struct request_type *type
     r->frames = *frames;
     *frames = (struct frames){0}; /* moved */
     r->msg = *msg;
-    wire_date(r->started);
+    clock_text(clock_us(), r->started);
     return r;
 }
 

@@ -26,7 +26,7 @@ static const int types[CHANNELS] = {[SHELL] = ZMQ_ROUTER,
 static int
 set_int(void *socket, int option, int value)
 {
-    return zmq_setsockopt(socket, option, &value, sizeof value);
+    return zmq.setsockopt(socket, option, &value, sizeof value);
 }
 
 static int
@@ -35,7 +35,7 @@ configure(void *socket, enum channel channel)
     int64_t no_limit = -1;
 
     if (set_int(socket, ZMQ_LINGER, 1000) < 0 ||
-        zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &no_limit, sizeof no_limit) < 0)
+        zmq.setsockopt(socket, ZMQ_MAXMSGSIZE, &no_limit, sizeof no_limit) < 0)
         return -1;
     if (channel == IOPUB)
         /* MANUAL: a subscription takes effect when we have seen it, so that iopub_welcome is the
@@ -76,8 +76,8 @@ encrypt(void *socket, const struct conn *conn)
 
     if (!conn->curve_secret)
         return 0;
-    return zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) < 0 ||
-                   zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, conn->curve_secret, CURVE_Z85 + 1) < 0
+    return zmq.setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) < 0 ||
+                   zmq.setsockopt(socket, ZMQ_CURVE_SECRETKEY, conn->curve_secret, CURVE_Z85 + 1) < 0
                ? -1
                : 0;
 }
@@ -105,7 +105,7 @@ read_port(void *socket, int *port)
 
     if (*port)
         return 0;
-    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, address, &size) < 0 || !strrchr(address, ':'))
+    if (zmq.getsockopt(socket, ZMQ_LAST_ENDPOINT, address, &size) < 0 || !strrchr(address, ':'))
         return -1;
     *port = atoi(strrchr(address, ':') + 1);
     return 0;
@@ -119,7 +119,7 @@ use_fd(void *socket, int *listening)
 
     if (fd < 0)
         return 0;
-    if (zmq_setsockopt(socket, ZMQ_USE_FD, &fd, sizeof fd) < 0)
+    if (zmq.setsockopt(socket, ZMQ_USE_FD, &fd, sizeof fd) < 0)
         return -1;
     *listening = -1;
     return 0;
@@ -134,25 +134,25 @@ bind_one(struct sockets *s, struct conn *conn, int *listening, enum channel chan
     choose_file(conn, channel);
     if (conn_address(conn, channel, address, sizeof address) < 0)
         return err_set(err, ENAMETOOLONG, "the address of %s is too long", channel_names[channel]);
-    s->socket[channel] = zmq_socket(s->context, types[channel]);
+    s->socket[channel] = zmq.socket(s->context, types[channel]);
     if (!s->socket[channel] || configure(s->socket[channel], channel) < 0 ||
         use_fd(s->socket[channel], listening ? &listening[channel] : NULL) < 0)
         return err_set(err, errno, "make the %s socket: %s", channel_names[channel],
-                       zmq_strerror(errno));
+                       zmq.strerror(errno));
     if (encrypt(s->socket[channel], conn) < 0)
         return err_set(err, errno, "encrypt %s: %s", channel_names[channel],
                        errno == EINVAL ? "the keys are none, or this libzmq has no CurveZMQ"
-                                       : zmq_strerror(errno));
+                                       : zmq.strerror(errno));
     if (check_ipc_path(address, &s->files, err) < 0)
         return err_wrap(err, "bind %s", channel_names[channel]);
-    for (int tries = 0; zmq_bind(s->socket[channel], address) < 0; tries++) {
+    for (int tries = 0; zmq.bind(s->socket[channel], address) < 0; tries++) {
         if (errno != EADDRINUSE || tries == BIND_TRIES)
             return err_set(err, errno, "bind %s to '%s': %s", channel_names[channel], address,
-                           zmq_strerror(errno));
+                           zmq.strerror(errno));
         nanosleep(&pause, NULL);
     }
     if (read_port(s->socket[channel], &conn->port[channel]) < 0)
-        return err_set(err, errno, "bind %s: %s", channel_names[channel], zmq_strerror(errno));
+        return err_set(err, errno, "bind %s: %s", channel_names[channel], zmq.strerror(errno));
     return 0;
 }
 
@@ -185,12 +185,12 @@ sockets_listen(const struct conn *conn, int ret[static CHANNELS], struct err *er
 int
 sockets_open(struct conn *conn, int *listening, struct sockets *ret, int *ret_exit, struct err *err)
 {
-    struct sockets s = {.context = zmq_ctx_new()};
+    struct sockets s = {0};
     mode_t mask = umask(077); /* socket files are for their owner only */
-    int r = 0;
+    int r = zeromq_load(err);
 
-    *ret_exit = EXIT_BUSY;
-    if (!s.context)
+    *ret_exit = r < 0 ? EXIT_SYSTEM : EXIT_BUSY;
+    if (r == 0 && !(s.context = zmq.ctx_new()))
         r = err_errno(err, "start ZeroMQ");
     for (int c = 0; r == 0 && c < CHANNELS; c++)
         r = bind_one(&s, conn, listening, c, err);
@@ -209,10 +209,10 @@ sockets_close(struct sockets *s, int linger_ms)
         if (!s->socket[c])
             continue;
         set_int(s->socket[c], ZMQ_LINGER, linger_ms);
-        zmq_close(s->socket[c]);
+        zmq.close(s->socket[c]);
     }
     if (s->context)
-        zmq_ctx_term(s->context);
+        zmq.ctx_term(s->context);
     for (size_t i = 0; i < s->files.len; i++)
         unlink(s->files.item[i]);
     strv_release(&s->files);
@@ -249,17 +249,17 @@ frames_recv(struct frames *f, void *socket)
         if (f->n == f->size && make_room(f) < 0)
             abort(); /* half a message taken: no way to go on */
         m = &f->msg[f->n];
-        zmq_msg_init(m);
-        if (zmq_msg_recv(m, socket, f->n ? 0 : ZMQ_DONTWAIT) < 0) {
-            zmq_msg_close(m);
+        zmq.msg_init(m);
+        if (zmq.msg_recv(m, socket, f->n ? 0 : ZMQ_DONTWAIT) < 0) {
+            zmq.msg_close(m);
             return 0;
         }
         f->n++;
-        more = zmq_msg_more(m);
+        more = zmq.msg_more(m);
     }
     /* Small frames live inside zmq_msg_t, which may have moved: take the addresses last. */
     for (size_t i = 0; i < f->n; i++)
-        f->bytes[i] = (struct bytes){zmq_msg_data(&f->msg[i]), zmq_msg_size(&f->msg[i])};
+        f->bytes[i] = (struct bytes){zmq.msg_data(&f->msg[i]), zmq.msg_size(&f->msg[i])};
     return 1;
 }
 
@@ -291,7 +291,7 @@ void
 frames_release(struct frames *f)
 {
     for (size_t i = 0; !f->block && i < f->n; i++)
-        zmq_msg_close(&f->msg[i]);
+        zmq.msg_close(&f->msg[i]);
     free(f->block);
     free(f->msg);
     free(f->bytes);
@@ -304,7 +304,7 @@ send_bytes(void *socket, struct bytes data, int more)
     int r;
 
     do
-        r = zmq_send(socket, data.data, data.len, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
+        r = zmq.send(socket, data.data, data.len, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
     while (r < 0 && errno == EINTR);
     return r < 0 ? -1 : 0;
 }

@@ -6,9 +6,8 @@
  */
 #pragma once
 
-#include <zmq.h>
-
 #include "kernel/conn.h"
+#include "kernel/zeromq.h"
 #include "wall/frame.h"
 
 #define IOPUB_HWM 16384 /* messages queued for one subscriber before it counts as stopped */

@@ -15,7 +15,6 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/capability.h>
-#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,9 +26,9 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "filter.h" /* made by mkfilter */
 #include "sandbox/connection.h"
 #include "sandbox/landlock.h"
+#include "sandbox/own_filter.h"
 #include "wall/sandbox.h"
 
 #define NOBODY 65534u
@@ -174,14 +173,7 @@ step_landlock(struct start *s, struct err *err)
 static int
 step_seccomp(struct start *s, struct err *err)
 {
-    struct sock_fprog filter[] = {
-        {countof(filter_calls), (struct sock_filter *)(uintptr_t)filter_calls},
-        {countof(filter_arguments), (struct sock_filter *)(uintptr_t)filter_arguments}};
-
-    for (size_t i = 0; i < countof(filter); i++)
-        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter[i]) < 0)
-            return err_errno(err, "load the system call filter");
-    return 0;
+    return own_filter_load(err);
 }
 
 static const struct {

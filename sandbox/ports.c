@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -30,10 +29,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "filter.h" /* made by mkfilter */
 #include "sandbox/forward.h"
 #include "sandbox/landlock.h"
 #include "sandbox/loop.h"
+#include "sandbox/own_filter.h"
 #include "wall/sandbox.h"
 
 #define EXPOSED 64      /* at a time */
@@ -151,14 +150,7 @@ step_landlock(struct err *err)
 static int
 step_seccomp(struct err *err)
 {
-    struct sock_fprog filter[] = {
-        {countof(filter_calls), (struct sock_filter *)(uintptr_t)filter_calls},
-        {countof(filter_arguments), (struct sock_filter *)(uintptr_t)filter_arguments}};
-
-    for (size_t i = 0; i < countof(filter); i++)
-        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter[i]) < 0)
-            return err_errno(err, "load the system call filter");
-    return 0;
+    return own_filter_load(err);
 }
 
 static const struct {

@@ -33,7 +33,7 @@ get_status(struct server *s, struct exchange *x)
     struct buf b = {0};
 
     if (buf_printf(&b, "{\"started\": \"%s\", \"last_activity\": \"%s\", \"connections\": %zu, \"kernels\": %zu}",
-                   s->started, date_of(s->last_activity, date), s->count.sockets, s->kernel_count) < 0)
+                   s->started, clock_text(s->last_activity, date), s->count.sockets, s->kernel_count) < 0)
         abort();
     answer_json(x, 200, &b);
 }

@@ -56,7 +56,7 @@ call_start(struct served *k, const char *type, struct bytes content, const struc
     uuid_new(c->id);
     if (buf_printf(&header,
                    "{\"msg_id\":\"%s\",\"msg_type\":\"%s\",\"username\":\"husk\",\"session\":\"%s\",\"date\":\"%s\","
-                   "\"version\":\"5.6\"}", c->id, type, k->id, date_of(clock_us(), date)) < 0)
+                   "\"version\":\"5.6\"}", c->id, type, k->id, clock_text(clock_us(), date)) < 0)
         abort();
     m.part[0] = (struct bytes){header.data, header.len};
     party_join(k, &c->party);

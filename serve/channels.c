@@ -153,7 +153,7 @@ tell(struct client *c, const char *text)
     uuid_new(id);
     if (buf_printf(&header,
                    "{\"msg_id\":\"%s\",\"msg_type\":\"stream\",\"username\":\"husk\",\"session\":\"%s\",\"date\":\"%s\","
-                   "\"version\":\"5.6\"}", id, c->kernel, date_of(clock_us(), date)) < 0 ||
+                   "\"version\":\"5.6\"}", id, c->kernel, clock_text(clock_us(), date)) < 0 ||
         buf_text(&content, "{\"name\":\"stderr\",\"text\":") < 0 || json_quote(bytes_of(text), &content) < 0 ||
         buf_text(&content, "}") < 0)
         abort();

@@ -159,7 +159,7 @@ say(struct served *k, uint32_t party, uint32_t channel, const char *type, struct
     if (buf_printf(&header,
                    "{\"msg_id\":\"%s\",\"msg_type\":\"%s\",\"username\":\"husk\",\"session\":\"%s\","
                    "\"date\":\"%s\",\"version\":\"" PROTOCOL "\"}",
-                   id, type, k->id, date_of(clock_us(), date)) < 0)
+                   id, type, k->id, clock_text(clock_us(), date)) < 0)
         abort();
     h.message = (struct framing){.channel = bytes_of(channel_names[channel]),
                                  .part = {{header.data, header.len}, parent, BYTES("{}"), bytes_of(content)}};
@@ -395,7 +395,7 @@ served_stop(struct served *k)
     uuid_new(id);
     snprintf(header, sizeof header,
              "{\"msg_id\":\"%s\",\"msg_type\":\"shutdown_request\",\"username\":\"husk\",\"session\":\"%s\","
-             "\"date\":\"%s\",\"version\":\"" PROTOCOL "\"}", id, k->id, date_of(clock_us(), date));
+             "\"date\":\"%s\",\"version\":\"" PROTOCOL "\"}", id, k->id, clock_text(clock_us(), date));
     m.part[0] = bytes_of(header);
     front_message(&k->front, 0, CONTROL, m.part, NULL, 0);
     loop_set(&k->server->loop, &k->deadline, now_ms() + STOP_MS);
@@ -694,7 +694,7 @@ served_model(const struct served *k, struct buf *ret)
     if (buf_printf(ret,
                    "{\"id\": \"%s\", \"name\": \"%s\", \"last_activity\": \"%s\", \"execution_state\": \"%s\", "
                    "\"connections\": %zu, \"sandbox\": ",
-                   k->id, k->spec, date_of(k->last_activity, date), served_state_name(k), k->connections) < 0 ||
+                   k->id, k->spec, clock_text(k->last_activity, date), served_state_name(k), k->connections) < 0 ||
         (*k->husk_id ? buf_printf(ret, "\"%s\"", k->husk_id) : buf_text(ret, "null")) < 0)
         abort();
     if (*k->failure && (buf_text(ret, ", \"reason\": ") < 0 || json_quote(bytes_of(k->failure), ret) < 0))

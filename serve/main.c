@@ -280,7 +280,7 @@ start(struct server *s, struct err *err)
     if (http_start(s, err) < 0)
         return EXIT_SYSTEM;
     s->last_activity = clock_us();
-    date_of(s->last_activity, s->started);
+    clock_text(s->last_activity, s->started);
     return announce(s, err) < 0 ? EXIT_SYSTEM : EXIT_OK;
 }
 

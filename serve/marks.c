@@ -3,29 +3,6 @@
 
 #include <sodium.h>
 #include <stdio.h>
-#include <time.h>
-
-int64_t
-clock_us(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
-const char *
-date_of(int64_t us, char into[static 32])
-{
-    time_t seconds = us / 1000000;
-    struct tm tm;
-    size_t len;
-
-    gmtime_r(&seconds, &tm);
-    len = strftime(into, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(into + len, 32 - len, ".%06ldZ", (long)(us % 1000000));
-    return into;
-}
 
 void
 uuid_new(char into[static 37])

@@ -165,7 +165,7 @@ add_model(const struct terminal *t, struct buf *b)
     char date[32];
 
     if (buf_printf(b, "{\"name\": \"%s\", \"last_activity\": \"%s\", \"kernel_id\": \"%s\"}", t->name,
-                   date_of(t->last_activity, date), t->kernel) < 0)
+                   clock_text(t->last_activity, date), t->kernel) < 0)
         abort();
 }
 

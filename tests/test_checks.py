@@ -521,8 +521,8 @@ def test_45_nothing_lives_a_second_longer(make_kernel, how):
         kernel = make_kernel()
         kernel.run("import subprocess\nsubprocess.Popen(['setsid', 'sleep', '600'])\n"
                    "subprocess.run('(nohup sleep 600 >/dev/null 2>&1 &) &', shell=True)")
+        assert wait_until(lambda: len(psutil.Process(kernel.pid).children(recursive=True)) >= 5)
         inside = psutil.Process(kernel.pid).children(recursive=True)
-        assert len(inside) >= 5
         began = time.monotonic()
         os.kill(kernel.pid, how)
         assert wait_until(lambda: not any(lives(p) for p in inside))

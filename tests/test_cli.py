@@ -1038,3 +1038,13 @@ def test_words_are_completed(shared, what):
                           env={**shared.env, "PATH": f"{os.path.dirname(conftest.HUSK)}:{os.environ['PATH']}"},
                           timeout=conftest.TIMEOUT)
     assert done.stdout.strip() == expected and not done.stderr
+
+
+@pytest.mark.parametrize("words", [["info", "-o", "json", "work"], ["info", "work", "-o", "json"], ["info", "work", "-ojson"],
+                                   ["info", "-o", "json", "--", "work"], ["info", "work", "-o", "json", "--"]], ids=" ".join)
+def test_options_stand_where_they_like(shared, words):
+    if "-ojson" in words:
+        done = shared.run(*words)
+        assert done.returncode == 64 and b"'-ojson'" in done.stderr
+    else:
+        assert json.loads(shared(*words))["name"] == "work"

@@ -391,19 +391,19 @@ def test_papermill_fails_when_a_cell_fails_and_keeps_what_came_before(jupyter):
 
 
 def console(jupyter, lines, **options):
-    return jupyter("jupyter", "console", "--kernel", "husk", "--simple-prompt", input=lines, **options)
+    """Cells before those lines: the console takes a reply or an idle that comes late, such as those to its own
+    kernel_info, for that of the next cell, and may go on in that way. Each cell is a chance to end it."""
+    return jupyter("jupyter", "console", "--kernel", "husk", "--simple-prompt", input="1\n" * 8 + lines, **options)
 
 
 def test_jupyter_console_shows_values_text_and_errors(jupyter):
     done = console(jupyter, "x = 6\nx * 7\nprint('é☃')\n!echo sub\n1 / 0\nexit\n")
-    assert "Out[2]: 42" in done.stdout and "é☃\n" in done.stdout and "sub" in done.stdout
+    assert "Out[10]: 42" in done.stdout and "é☃\n" in done.stdout and "sub" in done.stdout
     assert "ZeroDivisionError: division by zero" in done.stderr
 
 
 def test_jupyter_console_answers_a_question(jupyter):
-    """Not in the first cells: the console takes an idle that comes late, such as that of its own kernel_info, for
-    that of the cell, looks at stdin no more, and may go on in that way with the next. Each cell is a chance to end it."""
-    done = console(jupyter, "1\n" * 8 + 'n = input("name? ")\nBob\nprint(n[::-1])\nexit\n')
+    done = console(jupyter, 'n = input("name? ")\nBob\nprint(n[::-1])\nexit\n')
     assert "name? " in done.stdout and "boB" in done.stdout
 
 
