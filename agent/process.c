@@ -1023,16 +1023,33 @@ signal_tree(struct process *p, int signal)
         (void)!send(p->shim, &word, sizeof word, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* What could not be started, as a person names it: the first word, or the shell's text. */
+static int
+name_command(const struct process *p, struct buf *ret)
+{
+    struct bytes word = bytes_of(p->cmd);
+    size_t at = 0;
+
+    if (*p->cmd == '[')
+        json_element(bytes_of(p->cmd), &at, &word);
+    if (json_unescape(word, ret) < 0)
+        return -1;
+    json_surrogates_to_bytes(ret);
+    return buf_string(ret) ? 0 : -1;
+}
+
 static void
 failed_to_start(struct process *p, int why, int of_directory)
 {
+    scoped(buf_release) struct buf command = {0};
     struct err err;
 
+    if (name_command(p, &command) < 0)
+        _exit(1);
     /* As a shell: a result, if it is the command that is wrong. */
     if (p->keeps_first && !of_directory && (why == ENOENT || why == EACCES || why == ENOEXEC)) {
-        struct bytes cmd = bytes_of(p->cmd);
         scoped(buf_release) struct buf text = {0};
-        if (buf_printf(&text, "husk: %.*s: %s\n", (int)cmd.len, cmd.data, strerror(why)) == 0)
+        if (buf_printf(&text, "husk: '%s': %s\n", (char *)command.data, strerror(why)) == 0)
             keep_output(p, 1, (struct bytes){text.data, text.len});
         p->status = (why == ENOENT ? 127 : 126) << 8;
         p->exited = p->told = 1;
@@ -1045,7 +1062,7 @@ failed_to_start(struct process *p, int why, int of_directory)
         err_errno(&err, "start in '%s'", p->directory);
         err.code = why == ENOENT ? ENOTDIR : why; /* else it would seem to be the command that is not there */
     } else {
-        err_errno(&err, "start %s", p->cmd);
+        err_errno(&err, "start '%s'", (char *)command.data);
     }
     refuse(p->slot, &err);
     p->asked = 0;

@@ -170,7 +170,7 @@ check_params(const struct operation *op, struct bytes params, int has_buffer, st
             return err_set(err, EINVAL, "%s: '%s' is missing; it should be %s", op->name, text, wanted(&p));
         if (type != J_NONE && type != J_NULL && !fits(&p, type, value))
             return err_set(err, EINVAL, "%s: '%s' is %s and should be %s", op->name, text,
-                           type == J_NUMBER ? "a number of another kind" : type_names[type], wanted(&p));
+                           type == J_NUMBER && bytes_equal(p.type, "int") ? "a number of another kind" : type_names[type], wanted(&p));
     }
     (void)has_buffer;
     return 0;

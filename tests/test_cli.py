@@ -583,7 +583,10 @@ def test_call(shared):
     (["no-such-command"], 127), (["/etc/passwd"], 126), (["/"], 126)])
 def test_the_exit_code_is_that_of_the_command(shared, command, code):
     assert shared.run("exec", "work", "--", *command).returncode == code
-    assert shared.run("exec", "work", *command).returncode == code
+    done = shared.run("exec", "work", *command)
+    assert done.returncode == code
+    if code in (126, 127):
+        assert done.stderr.startswith(f"husk: start '{command[0]}': ".encode()) and done.stderr.count(b"\n") == 1, done
 
 
 def test_exec_streams_and_bytes(shared):
