@@ -322,7 +322,7 @@ def test_a_run_that_is_killed_leaves_nothing(cli):
 
 
 @pytest.mark.parametrize("words", [
-    ["nothing"], [], ["run"], ["run", "a", "b"], ["run", "-c"], ["run", "-c", "1", "x"], ["run", "-o", "xml", "-c", "1"],
+    ["nothing"], [], ["run"], ["run", "a.ipynb", "b"], ["run", "-c"], ["run", "-o", "xml", "-c", "1"],
     ["run", "--timeout", "x", "-c", "1"], ["run", "--timeout", "-1", "-c", "1"], ["run", "--nothing", "x", "-c", "1"],
     ["run", "--memory", "lots", "-c", "1"], ["create", "x"], ["create", "--memory", "lots"], ["create", "--name", "a/b"],
     ["ls", "x"], ["ls", "-x"], ["ls", "-o", "xml"], ["info"], ["info", "a", "b"], ["diff"], ["diff", "-o", "xml", "a"], ["stats", "-o", "xml"], ["stats", "--often"], ["exec"], ["exec", "a"], ["exec", "a", "--"],
