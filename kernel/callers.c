@@ -21,6 +21,7 @@ struct caller {
     struct caller *next;
     uint32_t number;
     uint32_t events; /* that are waited for */
+    int lets_live;   /* what it began */
     struct front front;
 };
 
@@ -132,6 +133,10 @@ hear_frame(struct kernel *k, struct caller *p, struct frame *f, struct err *err)
         dispatch_request(k, f);
         return 0;
     }
+    if (f->number == FRONT_STAY) {
+        p->lets_live = 1;
+        return 0;
+    }
     key = frame_part(f, 0);
     if (!wire_is_key(k->wire, key))
         return err_set(err, EACCES, "a wrong key");
@@ -166,10 +171,13 @@ static void
 run_one(struct kernel *k, struct caller *p)
 {
     front_flush(&p->front);
-    if (hear(k, p) < 0)
-        drop(&k->callers, p);
-    else
+    if (hear(k, p) == 0) {
         wait_for(&k->callers, p);
+        return;
+    }
+    if (!p->lets_live)
+        operations_gone(k, p->number);
+    drop(&k->callers, p);
 }
 
 /* The frames of these have been read from their sockets, so that epoll does not tell of them. */
@@ -203,6 +211,14 @@ callers_run(struct kernel *k)
     for (int i = 0; i < n; i++) /* last: who comes may put another out */
         if (!events[i].data.ptr)
             let_in(&k->callers);
+}
+
+uint32_t
+callers_number(const struct request *r)
+{
+    uint32_t number = r->frames.block ? get32(r->frames.bytes[0].data) : 0;
+
+    return number < CALLERS_FIRST ? 0 : number;
 }
 
 void

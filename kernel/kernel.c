@@ -677,6 +677,7 @@ timeout(const struct kernel *k)
         sooner(&at, s->input.retry);
     sooner(&at, k->leave_at);
     sooner(&at, k->hold_until);
+    sooner(&at, k->listener.until);
     sooner(&at, operations_deadline(k));
     sooner(&at, aside_deadline(k));
     sooner(&at, history_deadline(k));
@@ -850,6 +851,8 @@ turn(struct kernel *k)
     warm_tick(k, now_ms());
     if (k->hold_until && now_ms() >= k->hold_until)
         k->hold_until = 0;
+    if (k->listener.until && (k->iopub.announced || now_ms() >= k->listener.until))
+        k->listener.until = 0;
     end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)

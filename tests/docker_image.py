@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import conftest
 import pytest
 from engine import Engine
 
@@ -129,3 +130,76 @@ def test_code_sandboxes_with_its_docker_variant(engine):
             print(json.dumps(said))
     """)
     assert json.loads(out.splitlines()[-1]) == ["42", "/workspace", {"a": [1, 2]}, "kept", "kept"], out
+
+
+# Of the checks that an environment of code_sandboxes has to pass, what is no claim about this image: the first is a
+# program of the company that wrote them, the other wants pip, which the slim image has of its base or not at all.
+NOT_OURS = {"doctor", "python"}
+
+
+@pytest.mark.parametrize("variant", ["docker", "jupyter-server"])
+def test_the_conformance_checks_of_code_sandboxes(container, engine, variant):
+    """Its own, both tiers, with the names and places of this image in their contract."""
+    how = f"'docker', image={IMAGE!r}"
+    if variant != "docker":  # docker-py cannot ask for an unmasked /proc
+        how = f"'jupyter-server', server_url='http://127.0.0.1:{container(*UNMASKED).port}', token='secret'"
+    out = near(engine, f"""if True:
+        import json
+        from code_sandboxes import Sandbox
+        from code_sandboxes.environments.conformance import run_conformance
+        from code_sandboxes.environments.contract import SANDBOX_CONTRACT_V1
+        with Sandbox.create({how}, timeout=100) as s:
+            uid, gid, home = s.run_code("import os; print(os.getuid(), os.getgid(), os.environ['HOME'])").stdout.split()
+            user = "import pwd; print([p.pw_name for p in pwd.getpwall() if p.pw_uid == os.getuid()])"
+            contract = SANDBOX_CONTRACT_V1.model_copy(update={{
+                "user": (eval(s.run_code(user).stdout) or [None])[0], "uid": int(uid), "gid": int(gid), "home": home,
+                "workdir": "/workspace", "reserved_path": "/opt/husk"}})
+            said = run_conformance(
+                s, python_version="3.11", expected_packages={{"jupyter_mimetypes": "0.2.0"}}, contract=contract,
+                secret_values=["a secret of the build"], restart=s.kernel_client.restart)
+            print(json.dumps({{c.name: [c.passed, c.detail, c.data] for c in said.checks}}))
+    """)
+    said = json.loads(out.splitlines()[-1])
+    failed = {name for name, (passed, *_) in said.items() if not passed} - NOT_OURS
+    if variant == "docker":  # it looks for zombies in /proc, which nobody may list at the level landlock
+        assert failed == {"shutdown"} and "Permission denied: '/proc'" in said["shutdown"][1], json.dumps(said)
+    else:
+        assert not failed and said["shutdown"][2]["actual"]["pid1"] == "husk-init", json.dumps(said)
+    assert len(said) == 14
+
+
+def test_pid_1_of_a_plain_container_reaps_orphans(container, engine):
+    """As seen from outside; a zombie has its name in brackets, and stays."""
+    c = container()
+    c.run("import subprocess; subprocess.run(['sh', '-c', 'sleep 0.5 & sleep 0.6 &'])")
+    end = time.monotonic() + TIMEOUT
+    while "sleep" in (seen := docker(engine, "top", c.id, "-eo", "pid,stat,args")):
+        assert time.monotonic() < end, seen
+        time.sleep(0.1)
+
+
+def test_twenty_containers_at_once(engine, tmp_path):
+    """Of the backend docker, with this image. All of them are there before any may end."""
+    tmp_path.chmod(0o755)
+    code = f"""if True:
+    import os, time
+    print("begun", flush=True)
+    while not os.path.exists("{tmp_path}/go"): time.sleep(0.05)
+    print(6 * 7)
+    """
+    kernels = [subprocess.Popen([conftest.HUSK, "run", "--backend", "docker", "--image", IMAGE, "--mount", tmp_path, "-c", code],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                env={**os.environ, "DOCKER_HOST": engine.host}) for _ in range(20)]
+    try:
+        assert [k.stdout.readline() for k in kernels] == ["begun\n"] * 20
+        assert len(engine.containers()) == 20
+        (tmp_path / "go").touch()
+        assert [(k.communicate(timeout=TIMEOUT)[0], k.returncode) for k in kernels] == [("42\n", 0)] * 20
+    finally:
+        for k in kernels:
+            k.kill()
+            k.communicate()
+    end = time.monotonic() + TIMEOUT
+    while left := engine.containers():
+        assert time.monotonic() < end, left
+        time.sleep(0.1)

@@ -860,21 +860,6 @@ def test_a_unix_socket(make_server, tmp_path):
     assert not path.exists()
 
 
-def test_tls(make_server, tmp_path):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-keyout", tmp_path / "key", "-out", tmp_path / "cert",
-                    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-                   check=True, capture_output=True)
-    server = make_server(f"--certfile={tmp_path / 'cert'}", f"--keyfile={tmp_path / 'key'}")
-    assert server.url.startswith("https://")
-    assert server.get("/api/status", verify=str(tmp_path / "cert")).status_code == 200
-    kernel = server.post("/api/kernels", verify=str(tmp_path / "cert")).json()["id"]
-    c = server.connect(kernel, sslopt={"ca_certs": str(tmp_path / "cert")})
-    # More than any buffer on the way; not megabytes, see "Over HTTP" in ARCHITECTURE.md.
-    assert c.run("print('x' * 300_000)").stdout == "x" * 300_000 + "\n"
-    c.close()
-
-
 def test_ready_file_and_cross_origin_headers(make_server, tmp_path):
     ready = tmp_path / "ready.json"
     server = make_server(f"--ready-file={ready}", "--allow-origin=https://page.example")
