@@ -127,17 +127,20 @@ add_guard(struct strv *options, const char *path)
 }
 
 /* The key must not be readable inside, wherever the client put the connection file; and no
- * directory where Jupyter keeps those of other kernels (jupyter_core.paths) is shared. */
+ * directory where Jupyter (jupyter_core.paths) or we keep those of other kernels is shared. */
 static int
 add_secrets(const struct kernel *k, struct strv *options)
 {
+    struct err unused;
+    scoped(str_free) char *registry = registry_directory(&unused); /* NULL: we have none, and keep nothing */
     const struct {
         const char *base, *below;
     } candidates[] = {{getenv("JUPYTER_RUNTIME_DIR"), ""},
                       {getenv("JUPYTER_DATA_DIR"), "/runtime"},
                       {getenv("XDG_DATA_HOME"), "/jupyter/runtime"},
                       {getenv("XDG_RUNTIME_DIR"), "/jupyter"},
-                      {paths_home(), "/.local/share/jupyter/runtime"}};
+                      {paths_home(), "/.local/share/jupyter/runtime"},
+                      {registry, ""}};
     char real[PATH_MAX], path[PATH_MAX];
     int bad = realpath(k->options.connection_file, real) &&
               strv_addf(options, "mask=%s", real) < 0;

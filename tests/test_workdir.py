@@ -121,6 +121,16 @@ def test_a_directory_with_connection_files_of_others_is_not_shared(make_kernel, 
     assert kernel.run("import os; os.path.exists('runtime/kernel-1.json')").value == "False"
 
 
+def test_a_directory_with_the_connection_files_and_sockets_of_commands_is_not_shared(make_kernel, tmp_path):
+    kept = tmp_path / "data" / "husk"
+    kept.mkdir(parents=True, mode=0o700)
+    (kept / "1.connection").write_text("key")
+    env = {"XDG_RUNTIME_DIR": str(tmp_path / "data"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    kernel = make_kernel(cwd=tmp_path / "data", env=env)
+    assert kernel.run("import os; os.path.exists('husk/1.connection')").value == "False"
+    assert kernel.run(f"import os; os.path.exists({str(kept)!r})").value == "False"
+
+
 def test_a_link_on_the_way_to_python_makes_the_directory_private(make_kernel, tmp_path):
     """A cell would put its own link, and with it its own Python, in the place of this one."""
     venv.create(tmp_path / "elsewhere", system_site_packages=True)
