@@ -463,7 +463,7 @@ print_record(struct run *r, int64_t took)
     json_object_set(record, "outputs", r->outputs);
     json_object_set_new(record, "error", r->error ? json_incref(r->error) : json_null());
     json_object_set_new(record, "usage", r->usage ? json_incref(r->usage) : json_null());
-    json_dumpf(record, stdout, JSON_COMPACT);
+    json_dumpf(record, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15));
     putchar('\n');
     json_decref(record);
 }
