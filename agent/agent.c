@@ -40,7 +40,7 @@ static void
 run_call(const struct frame *f)
 {
     struct bytes name = frame_part(f, 0), part;
-    struct call c = {.slot = f->slot, .params = frame_part(f, 1)};
+    struct call c = {.slot = f->slot, .caller = f->value, .params = frame_part(f, 1)};
     struct err err;
     size_t at = 0, n = 0;
 
@@ -74,10 +74,14 @@ do_calls(struct buf *in)
     while (left-- > 0 && (n = frame_parse(in->data + used, in->len - used, agent_rules,
                                           AGENT_BY_KERNEL, 1, &f, &err)) > 0) {
         used += (size_t)n;
-        if (f.number == AGENT_PING)
+        if (f.number == AGENT_PING) {
             tell_pong();
-        else
+        } else if (f.number == AGENT_GONE) {
+            process_gone(f.value);
+            uploads_gone(f.value);
+        } else {
             run_call(&f);
+        }
     }
     if (n < 0)
         _exit(1);

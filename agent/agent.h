@@ -13,6 +13,10 @@
  *   watch.c    files.watch
  *   process.c  exec.*, proc.*: processes, what they print, who waits for what
  *   shim.c     the parent of one command: knows its whole tree
+ *
+ * What waits for whoever asked alone ends without it: a process with pull whose end has not been read, an exec.run
+ * that is not answered, an upload that is not done. A command (husk exec, husk cp) is seen to go, and they end at once (GONE);
+ * other clients may be away for a while, and have a lease: LEASE_MS without a word about the process, or the upload.
  */
 #pragma once
 
@@ -25,6 +29,8 @@
 #include "base/json.h"
 #include "wall/agent.h"
 
+#define LEASE_MS 30000
+
 /*** call.c ***/
 
 #define KEEP_MAX (4u << 20) /* bytes: a buffer for what comes and goes is kept up to this size; new pages cost more than copies */
@@ -32,6 +38,7 @@
 /* An operation that was asked for. Everything is borrowed until it returns. */
 struct call {
     uint32_t slot;
+    uint32_t caller;       /* 0: nobody would say that it has gone */
     struct bytes params;   /* a JSON object, checked against its row by the supervisor */
     struct bytes buffer;   /* the first of the message */
     int has_buffer;
@@ -96,6 +103,7 @@ void files_mkdir(const struct call *c);
 void files_chmod(const struct call *c);
 /* Uploads that nobody goes on with are dropped; ms when the next one may be, 0: none. */
 int64_t uploads_tick(int64_t now);
+void uploads_gone(uint32_t caller);
 
 /*** watch.c ***/
 void files_watch(const struct call *c);
@@ -123,6 +131,7 @@ void env_get(const struct call *c);
  * *deadline when to come back anyway (ms, 0: never). */
 size_t process_list_polls(struct pollfd **polls, size_t *size, size_t at, int64_t *deadline);
 void process_run(const struct pollfd *polls, size_t first, size_t n);
+void process_gone(uint32_t caller);
 /* One more entry at `at`, unless fd is -1. Returns the new count. */
 size_t add_poll(struct pollfd **polls, size_t *size, size_t at, int fd, short events);
 int is_ready(const struct pollfd *polls, size_t first, size_t n, int fd);

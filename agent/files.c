@@ -16,7 +16,6 @@
 #define NO_REPLACE 1u /* RENAME_NOREPLACE, which musl does not have */
 #define CHUNK (1u << 20)
 #define UPLOADS 64
-#define UPLOAD_MS 30000 /* without another piece: it is dropped */
 #define DEPTH_MAX 512      /* directories inside each other: each holds a descriptor */
 #define LISTING_MAX (32u << 20) /* bytes of JSON */
 
@@ -380,6 +379,7 @@ files_append(const struct call *c)
 struct upload {
     struct fresh file;
     unsigned number; /* 0: free */
+    uint32_t caller;
     int64_t touched; /* ms */
 };
 static struct upload uploads[UPLOADS];
@@ -398,12 +398,20 @@ uploads_tick(int64_t now)
     int64_t next = 0;
 
     for (struct upload *u = uploads; u < uploads + UPLOADS; u++) {
-        if (u->number && now >= u->touched + UPLOAD_MS)
+        if (u->number && now >= u->touched + LEASE_MS)
             drop_upload(u);
-        if (u->number && (!next || u->touched + UPLOAD_MS < next))
-            next = u->touched + UPLOAD_MS;
+        if (u->number && (!next || u->touched + LEASE_MS < next))
+            next = u->touched + LEASE_MS;
     }
     return next;
+}
+
+void
+uploads_gone(uint32_t caller)
+{
+    for (struct upload *u = uploads; u < uploads + UPLOADS; u++)
+        if (u->number && u->caller == caller)
+            drop_upload(u);
 }
 
 /* A free place, or that of the upload that has waited longest: its client may be gone. */
@@ -431,6 +439,7 @@ begin_upload(const struct call *c, const struct buf *path, unsigned mode)
         fresh_open(&u->file, (char *)path->data, mode, has_mode(c)) < 0)
         return NULL;
     u->number = ++upload_counter;
+    u->caller = c->caller;
     return u;
 }
 
@@ -455,12 +464,17 @@ go_on(const struct call *c, struct upload *u, struct bytes data)
         drop_upload(u);
         return 0;
     }
-    if (fresh_write(&u->file, data.data, data.len) < 0) {
+    if (fd_write_sparse(u->file.fd, data.data, data.len) < 0) {
         drop_upload(u);
         return -1;
     }
+    u->file.size += (int64_t)data.len;
     if (!call_bool(c, "done", 0))
         return 0;
+    if (ftruncate(u->file.fd, u->file.size) < 0) { /* it may end with a hole */
+        drop_upload(u);
+        return -1;
+    }
     u->number = 0;
     return fresh_done(&u->file);
 }

@@ -25,7 +25,6 @@
 #define TRY_MS 20           /* between two looks at a port */
 #define HTTP_S 2            /* for one answer */
 #define PULLED_MAX (1u << 20) /* bytes that wait for proc.read; then its process waits */
-#define LEASE_MS 30000        /* without anybody who asks: a process with pull is killed */
 #define TEXT_MAX (4u << 20)   /* bytes of each stream in one answer: as text they may be six times as many */
 #define PATTERN_MAX 4096      /* bytes */
 #define REPEATS_MAX 10000     /* of a pattern: regcomp(3) writes each of them out */
@@ -48,6 +47,7 @@ struct process {
     char id[ID_MAX];
     char *cmd, *directory;
     uint32_t slot;     /* of the operation that began it */
+    uint32_t caller;   /* of that operation */
     int asked;         /* exec.run: its reply is due */
     int keeps_first;   /* exec.run */
     int stream_events, tty, dropping, pull;
@@ -388,6 +388,7 @@ new_process(const struct call *c, struct err *err)
     }
     p->shim = p->in = p->stream[0].fd = p->stream[1].fd = -1;
     p->slot = c->slot;
+    p->caller = c->caller;
     p->began = now_ms();
     clock_gettime(CLOCK_REALTIME, &p->date);
     json_get(c->params, "cmd", &cmd);
@@ -1022,16 +1023,33 @@ signal_tree(struct process *p, int signal)
         (void)!send(p->shim, &word, sizeof word, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* What could not be started, as a person names it: the first word, or the shell's text. */
+static int
+name_command(const struct process *p, struct buf *ret)
+{
+    struct bytes word = bytes_of(p->cmd);
+    size_t at = 0;
+
+    if (*p->cmd == '[')
+        json_element(bytes_of(p->cmd), &at, &word);
+    if (json_unescape(word, ret) < 0)
+        return -1;
+    json_surrogates_to_bytes(ret);
+    return buf_string(ret) ? 0 : -1;
+}
+
 static void
 failed_to_start(struct process *p, int why, int of_directory)
 {
+    scoped(buf_release) struct buf command = {0};
     struct err err;
 
+    if (name_command(p, &command) < 0)
+        _exit(1);
     /* As a shell: a result, if it is the command that is wrong. */
     if (p->keeps_first && !of_directory && (why == ENOENT || why == EACCES || why == ENOEXEC)) {
-        struct bytes cmd = bytes_of(p->cmd);
         scoped(buf_release) struct buf text = {0};
-        if (buf_printf(&text, "husk: %.*s: %s\n", (int)cmd.len, cmd.data, strerror(why)) == 0)
+        if (buf_printf(&text, "husk: '%s': %s\n", (char *)command.data, strerror(why)) == 0)
             keep_output(p, 1, (struct bytes){text.data, text.len});
         p->status = (why == ENOENT ? 127 : 126) << 8;
         p->exited = p->told = 1;
@@ -1040,10 +1058,12 @@ failed_to_start(struct process *p, int why, int of_directory)
         return;
     }
     errno = why;
-    if (of_directory)
+    if (of_directory) {
         err_errno(&err, "start in '%s'", p->directory);
-    else
-        err_errno(&err, "start %s", p->cmd);
+        err.code = why == ENOENT ? ENOTDIR : why; /* else it would seem to be the command that is not there */
+    } else {
+        err_errno(&err, "start '%s'", (char *)command.data);
+    }
     refuse(p->slot, &err);
     p->asked = 0;
     p->exited = p->told = 1;
@@ -1388,6 +1408,14 @@ is_ready(const struct pollfd *polls, size_t first, size_t n, int fd)
         if (polls[i].fd == fd)
             return polls[i].revents;
     return 0;
+}
+
+void
+process_gone(uint32_t caller)
+{
+    for (struct process *p = processes; p; p = p->next)
+        if (p->caller == caller && ((p->pull && !p->dropping) || (p->keeps_first && p->asked)))
+            signal_tree(p, SIGKILL);
 }
 
 static void

@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define HOLE 65536 /* bytes of zeros that become one */
+
 struct bytes
 bytes_of(const char *text)
 {
@@ -276,6 +278,25 @@ fd_write_all(int fd, const void *data, size_t len)
             return -1;
         at += n;
         len -= (size_t)n;
+    }
+    return 0;
+}
+
+int
+is_zero(const uint8_t *data, size_t len)
+{
+    return *data == 0 && memcmp(data, data + 1, len - 1) == 0;
+}
+
+int
+fd_write_sparse(int fd, const void *data, size_t len)
+{
+    const uint8_t *at = data;
+
+    for (size_t n; len; at += n, len -= n) {
+        n = len < HOLE ? len : HOLE;
+        if (is_zero(at, n) ? lseek(fd, (off_t)n, SEEK_CUR) < 0 : fd_write_all(fd, at, n) < 0)
+            return -1;
     }
     return 0;
 }

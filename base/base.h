@@ -58,6 +58,9 @@ int is_dots(const char *name); /* "." or "..", which readdir(3) gives too */
 int fd_nonblock(int fd);
 int fd_send(int socket, int fd); /* a copy of it, with one byte (unix(7), SCM_RIGHTS); errno */
 int fd_write_all(int fd, const void *data, size_t len);
+/* The same, but goes past blocks of zeros: who sets the size of the file at its end makes holes of them. */
+int fd_write_sparse(int fd, const void *data, size_t len);
+int is_zero(const uint8_t *data, size_t len); /* each byte; len is not 0 */
 /* Reads a whole file of at most `max` bytes. On failure -1 and errno (EFBIG when longer). */
 int file_read(int dir, const char *path, size_t max, struct buf *ret);
 int file_write(int dir, const char *path, const char *text); /* an existing file */

@@ -33,7 +33,8 @@ int client_open(const struct registry_entry *entry, struct client *ret, struct e
 /* Takes a socket whose other end a kernel was started with. */
 void client_take(int fd, struct client *ret);
 void client_close(struct client *c);
-/* A kernel that we started is to live on when this is closed. */
+/* A kernel that we started is to live on when this is closed; of one that we have called, what waits for us alone
+ * (agent.h): it has its lease. */
 void client_let_live(struct client *c);
 
 /* Sends a request; the msg_id, without quotes, is put into `id` if that is not NULL. */

@@ -18,9 +18,8 @@
 
 #include "kernel/exits.h"
 
-#define PIECE (1u << 20) /* bytes in one message */
-#define HOLE 65536       /* bytes of zeros that become one */
-#define AHEAD 4          /* pieces that are under way at a time */
+#define PIECE (256u << 10) /* bytes in one message: what a socket holds where nobody has raised its limit */
+#define AHEAD 16         /* pieces that are under way at a time */
 #define DEPTH_MAX 256
 #define SHOW_MS 200      /* between two lines of progress */
 
@@ -289,24 +288,6 @@ ask_piece(struct copy *c, const char *from, int64_t offset, char id[static 80], 
                        NULL, 0, id, err);
 }
 
-static int
-is_zero(const uint8_t *data, size_t len)
-{
-    return *data == 0 && memcmp(data, data + 1, len - 1) == 0;
-}
-
-/* Blocks of zeros are left out: who sets the size of the file at its end makes holes of them. */
-static int
-write_piece(int fd, struct bytes piece)
-{
-    for (size_t at = 0, len; at < piece.len; at += len) {
-        len = piece.len - at < HOLE ? piece.len - at : HOLE;
-        if (is_zero(piece.data + at, len) ? lseek(fd, (off_t)len, SEEK_CUR) < 0 : fd_write_all(fd, piece.data + at, len) < 0)
-            return -1;
-    }
-    return 0;
-}
-
 /* How many bytes came; -1 with err set. */
 static ssize_t
 take_piece(struct copy *c, const struct message *m, int fd, const char *name, struct err *err)
@@ -317,7 +298,7 @@ take_piece(struct copy *c, const struct message *m, int fd, const char *name, st
         return -1;
     if (piece.len > PIECE)
         return err_set(err, EPROTO, "more came than was asked for");
-    if (write_piece(fd, piece) < 0)
+    if (fd_write_sparse(fd, piece.data, piece.len) < 0)
         return err_errno(err, "write '%s'", name);
     c->bytes += (int64_t)piece.len;
     show(c, 0);

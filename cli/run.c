@@ -17,12 +17,13 @@
 #define CODE_MAX (64u << 20) /* bytes */
 
 static const char usage[] =
-    "usage: husk run [options] [sandbox options] FILE.py | FILE.ipynb | -c CODE | -\n"
+    "usage: husk run [options] [sandbox options] FILE.py | - | -c CODE  [ARGUMENT]...\n"
+    "       husk run [options] [sandbox options] FILE.ipynb\n"
     "\n"
     "Runs Python in a fresh sandbox and shows what it prints while it runs. Profile strict, if no other\n"
     "is named: it sees nothing of yours but what --mount shows.\n"
     "\n"
-    "  -c CODE          the code itself; - reads it from standard input\n"
+    "  -c CODE          the code itself; - reads it from standard input. Arguments are in sys.argv\n"
     "  --timeout S      interrupt it after S seconds, then end it; exit code 124\n"
     "  -o json          one record at the end: what was printed, outputs, error, usage\n"
     "  --output FILE    where an executed notebook goes (default: in place)\n"
@@ -33,7 +34,7 @@ static const char usage[] =
     "not caught, 128 and the signal that ended it, 124 after --timeout, 125 if husk itself failed.\n"
     "\n"
     "  husk run -c 'print(6 * 7)'\n"
-    "  husk run --memory 512m --timeout 10 script.py\n"
+    "  husk run --memory 512m --timeout 10 script.py --fast input.csv\n"
     "  husk run --mount ./data --allow pypi.org analysis.ipynb --output done.ipynb\n";
 
 struct run {
@@ -521,6 +522,21 @@ run_all(struct run *r, int is_text, struct err *err)
     return status;
 }
 
+/* sys.argv of the code, as a variable that the interpreter takes away; and the sign that sys.exit() is meant here, so
+ * that IPython has no advice for whoever types at it. */
+static int
+add_arguments(struct run *r, const char *name, char *const rest[], size_t n)
+{
+    scoped(buf_release) struct buf text = {0};
+
+    if (buf_text(&text, "--env=HUSK_RUN=[") < 0 || json_quote_path(bytes_of(name), &text) < 0)
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        if (buf_text(&text, ",") < 0 || json_quote_path(bytes_of(rest[i]), &text) < 0)
+            return -1;
+    return buf_text(&text, "]") < 0 ? -1 : strv_add(&r->options, buf_string(&text));
+}
+
 static void
 release_run(struct run *r)
 {
@@ -554,10 +570,12 @@ run_command(int argc, char **argv)
     n = flags_read(argc, argv, flags, &r.options, "run");
     if (n < 0)
         return EXIT_USAGE;
-    if ((code != NULL) == (n < argc) || argc > n + 1 || (r.format && strcmp(r.format, "json") != 0) ||
+    if ((!code && n == argc) || (!code && ends_with(argv[n], ".ipynb") && argc > n + 1) ||
+        (r.format && strcmp(r.format, "json") != 0) ||
         (r.timeout && seconds_read(r.timeout) < 0)) {
         fputs(r.timeout && seconds_read(r.timeout) < 0 ? "husk: --timeout wants seconds\n"
               : r.format && strcmp(r.format, "json") != 0 ? "husk: -o knows json only\n"
+              : n < argc ? "husk: a notebook takes no arguments; options stand before it\n"
                                  : "husk: say what to run: a file, -c CODE, or -; see husk run --help\n", stderr);
         return EXIT_USAGE;
     }
@@ -570,8 +588,7 @@ run_command(int argc, char **argv)
         abort();
     if (!is_option(&r.options, "--log-level") && strv_add(&r.options, "--log-level=error") < 0)
         abort();
-    /* IPython's advice to whoever types at it; here sys.exit() is meant. */
-    if (strv_add(&r.options, "--env=HUSK_RUN=1") < 0)
+    if (add_arguments(&r, code ? "-c" : argv[n], argv + n + !code, (size_t)(argc - n - !code)) < 0)
         abort();
     status = run_all(&r, code != NULL, &err);
     fflush(stdout);

@@ -146,6 +146,7 @@ call_and_print(const char *what, const char *method, struct bytes params, struct
         print_json(result);
     }
     message_release(&m);
+    client_let_live(&c); /* the next call may go on with it */
     client_close(&c);
     return r < 0 ? failed(&err) : EXIT_OK;
 }

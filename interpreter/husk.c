@@ -344,6 +344,11 @@ send_frame(struct frame frame, const struct bytes *parts, size_t nparts)
                      interp_rules[frame.number].max);
         return -1;
     }
+    if (nparts > interp_rules[frame.number].max_parts) {
+        PyErr_Format(PyExc_ValueError, "a message of %zu parts, at most %u are allowed", nparts,
+                     interp_rules[frame.number].max_parts);
+        return -1;
+    }
     if (nparts > SEND_PARTS) {
         iov = PyMem_Malloc((1 + 2 * nparts) * sizeof *iov);
         heads = PyMem_Malloc(nparts * sizeof *heads);

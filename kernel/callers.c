@@ -15,11 +15,13 @@
 #define EVENTS 32
 #define TURN 64       /* frames of one caller before others have their turn */
 #define LINGER_MS 200 /* in all: what was said last is on its way */
+#define REST_MS 100   /* without descriptors: the listener stays readable, and would be asked without end */
 
 struct caller {
     struct caller *next;
     uint32_t number;
     uint32_t events; /* that are waited for */
+    int lets_live;   /* what it began */
     struct front front;
 };
 
@@ -86,6 +88,15 @@ drop_oldest_stranger(struct callers *c)
         drop(c, oldest);
 }
 
+static void
+heed_listener(struct callers *c, int on)
+{
+    struct epoll_event event = {.events = on ? EPOLLIN : 0};
+
+    (void)epoll_ctl(c->epoll, EPOLL_CTL_MOD, c->listener, &event);
+    c->rest = on ? 0 : now_ms() + REST_MS;
+}
+
 /* One a turn: what epoll said about others stays true. */
 static void
 let_in(struct callers *c)
@@ -94,6 +105,8 @@ let_in(struct callers *c)
     struct caller *p = fd < 0 || c->count >= CALLERS_MAX ? NULL : calloc(1, sizeof *p);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = p};
 
+    if (fd < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+        heed_listener(c, 0);
     if (!p || epoll_ctl(c->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
         fd_close(&fd);
         free(p);
@@ -118,6 +131,10 @@ hear_frame(struct kernel *k, struct caller *p, struct frame *f, struct err *err)
     if (f->number == FRONT_REQUEST) {
         f->slot = p->number;
         dispatch_request(k, f);
+        return 0;
+    }
+    if (f->number == FRONT_STAY) {
+        p->lets_live = 1;
         return 0;
     }
     key = frame_part(f, 0);
@@ -154,10 +171,13 @@ static void
 run_one(struct kernel *k, struct caller *p)
 {
     front_flush(&p->front);
-    if (hear(k, p) < 0)
-        drop(&k->callers, p);
-    else
+    if (hear(k, p) == 0) {
         wait_for(&k->callers, p);
+        return;
+    }
+    if (!p->lets_live)
+        operations_gone(k, p->number);
+    drop(&k->callers, p);
 }
 
 /* The frames of these have been read from their sockets, so that epoll does not tell of them. */
@@ -180,6 +200,8 @@ callers_run(struct kernel *k)
     struct epoll_event events[EVENTS];
     int n;
 
+    if (k->callers.rest && now_ms() >= k->callers.rest)
+        heed_listener(&k->callers, 1);
     if (k->callers.again)
         run_again(k);
     n = epoll_wait(k->callers.epoll, events, EVENTS, 0);
@@ -189,6 +211,14 @@ callers_run(struct kernel *k)
     for (int i = 0; i < n; i++) /* last: who comes may put another out */
         if (!events[i].data.ptr)
             let_in(&k->callers);
+}
+
+uint32_t
+callers_number(const struct request *r)
+{
+    uint32_t number = r->frames.block ? get32(r->frames.bytes[0].data) : 0;
+
+    return number < CALLERS_FIRST ? 0 : number;
 }
 
 void

@@ -27,6 +27,7 @@ void
 front_open(struct front *f, int fd, enum front_sender hears)
 {
     *f = (struct front){.socket = fd, .hears = hears, .phase = FRONT_KNOWN};
+    frame_widen(fd);
 }
 
 void

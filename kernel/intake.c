@@ -12,12 +12,6 @@
 #define LENGTH 8 /* bytes in front of the list */
 
 static int
-is_nothing(const uint8_t *data, size_t len)
-{
-    return data[0] == 0 && memcmp(data, data + 1, len - 1) == 0;
-}
-
-static int
 put(struct intake *in, const uint8_t *data, size_t len, struct err *err)
 {
     if (len > in->expected - in->written)
@@ -27,7 +21,7 @@ put(struct intake *in, const uint8_t *data, size_t len, struct err *err)
 
         if (n > len)
             n = len;
-        if (!is_nothing(data, n) && pwrite(in->file, data, n, (off_t)in->written) != (ssize_t)n)
+        if (!is_zero(data, n) && pwrite(in->file, data, n, (off_t)in->written) != (ssize_t)n)
             return err_errno(err, "write the frozen interpreter");
         data += n;
         len -= n;

@@ -15,6 +15,7 @@
 #include "kernel/paths.h"
 
 #define HANG_UP_MS 1000
+#define LISTENER_MS 2000 /* who has not subscribed by then does not want to hear */
 #define LEAVE_MS 250    /* after exit: clients look at the reply only while the kernel lives */
 #define X32_BIT 0x40000000u /* in the numbers of x32: __X32_SYSCALL_BIT of <asm/unistd.h> */
 #define DEATH_TEXT 800  /* bytes */
@@ -706,10 +707,23 @@ feed_guests(struct kernel *k, struct shell *s)
     }
 }
 
+/* A client connects its sockets one after the other, in any order. What the first cell brings before anybody has
+ * subscribed is lost, its idle too, for which some clients wait for ever: so it waits for the first subscription. */
+static void
+await_listener(struct kernel *k)
+{
+    if (k->listener.awaited || !k->main.queue.first)
+        return;
+    k->listener.awaited = 1;
+    if (!k->iopub.announced && k->iopub.socket && k->front.socket < 0)
+        k->listener.until = now_ms() + LISTENER_MS;
+}
+
 void
 interp_feed(struct kernel *k)
 {
-    if (k->ending || k->leave_at || k->restarting || k->hold_until)
+    await_listener(k);
+    if (k->ending || k->leave_at || k->restarting || k->hold_until || k->listener.until)
         return; /* what waits is answered at the end; or it is for the next one */
     if (k->debugger.queue.first && !k->debugger.opened)
         interp_open_shell(k, &k->debugger); /* for who asks for it, and no others */

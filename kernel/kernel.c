@@ -664,6 +664,7 @@ timeout(const struct kernel *k)
 
     if (k->callers.again)
         return 0;
+    sooner(&at, k->callers.rest);
     sooner(&at, k->interp.timeline.look_again);
     sooner(&at, k->ending);
     sooner(&at, k->restarting);
@@ -673,6 +674,7 @@ timeout(const struct kernel *k)
         sooner(&at, s->input.retry);
     sooner(&at, k->leave_at);
     sooner(&at, k->hold_until);
+    sooner(&at, k->listener.until);
     sooner(&at, operations_deadline(k));
     sooner(&at, aside_deadline(k));
     sooner(&at, history_deadline(k));
@@ -809,7 +811,7 @@ turn(struct kernel *k)
     }
     if (items[ON_FRONT].revents && k->front.socket >= 0)
         dispatch_front(k);
-    if (items[ON_CALLERS].revents || k->callers.again)
+    if (items[ON_CALLERS].revents || k->callers.again || k->callers.rest)
         callers_run(k);
     if (items[ON_SIGNAL].revents)
         take_signals(k);
@@ -846,6 +848,8 @@ turn(struct kernel *k)
     warm_tick(k, now_ms());
     if (k->hold_until && now_ms() >= k->hold_until)
         k->hold_until = 0;
+    if (k->listener.until && (k->iopub.announced || now_ms() >= k->listener.until))
+        k->listener.until = 0;
     end_in_time(k, now_ms());
     interp_feed(k);
     if (k->ending && now_ms() >= k->ending)

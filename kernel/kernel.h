@@ -105,6 +105,10 @@ struct kernel {
     int64_t ending;         /* ms: when to stop waiting for the interpreter; 0: not ending */
     int keep_after_leave;   /* exit(keep_kernel=True) */
     int leave;              /* the cell asked to end the kernel */
+    struct {
+        int awaited;   /* the first cell was asked for */
+        int64_t until; /* ms: it waits so long for a subscriber; 0: it does not */
+    } listener;
     int64_t hold_until;     /* ms: a restart: clients are still connecting; 0: cells are run */
     int64_t leave_at;       /* ms: when it ends; clients read the reply while it lives */
     int64_t last_asked;     /* ms: when a request came or was answered */

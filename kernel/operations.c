@@ -170,7 +170,7 @@ check_params(const struct operation *op, struct bytes params, int has_buffer, st
             return err_set(err, EINVAL, "%s: '%s' is missing; it should be %s", op->name, text, wanted(&p));
         if (type != J_NONE && type != J_NULL && !fits(&p, type, value))
             return err_set(err, EINVAL, "%s: '%s' is %s and should be %s", op->name, text,
-                           type == J_NUMBER ? "a number of another kind" : type_names[type], wanted(&p));
+                           type == J_NUMBER && bytes_equal(p.type, "int") ? "a number of another kind" : type_names[type], wanted(&p));
     }
     (void)has_buffer;
     return 0;
@@ -389,6 +389,8 @@ spawn(struct kernel *k, struct err *err)
     if (null < 0 || strv_add(&argv, paths_agent()) < 0 || interp_environment(k, &environment) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return err_errno(err, "start husk-agent");
+    frame_widen(pair[0]);
+    frame_widen(pair[1]);
     for (int i = 0; i < SANDBOX_FDS; i++)
         fds[i] = null;
     fds[AGENT_FD - 1] = pair[1];
@@ -454,7 +456,7 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
         operations_refuse(k, r, EFBIG, "the message is too large: send it in pieces, with files.upload");
         return;
     }
-    put_out(a, (struct frame){.number = AGENT_CALL, .slot = r->slot}, parts, n);
+    put_out(a, (struct frame){.number = AGENT_CALL, .slot = r->slot, .value = callers_number(r)}, parts, n);
     if (!a->open.first)
         a->heard = now_ms();
     if (strncmp(op->name, "exec.", 5) == 0 || strcmp(op->name, "files.watch") == 0) /* have events */
@@ -465,6 +467,13 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
     a->count++;
     operations_start(k);
     flush(k);
+}
+
+void
+operations_gone(struct kernel *k, uint32_t caller)
+{
+    if (k->agent.socket >= 0 || k->agent.out.len) /* else nothing of anybody is there */
+        put_out(&k->agent, (struct frame){.number = AGENT_GONE, .value = caller}, NULL, 0);
 }
 
 /* A command is ended with all that it started by looking into /proc, which Landlock does not show to

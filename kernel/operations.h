@@ -40,6 +40,8 @@ void operations_answer(struct kernel *k, struct request *r, struct bytes json, c
 
 /* Answers, or passes on. */
 void operations_request(struct kernel *k, struct request *r);
+/* Who asked over a connection of callers.h has hung up: what waits for it alone ends (agent.h). */
+void operations_gone(struct kernel *k, uint32_t caller);
 /* The sandbox is there. */
 void operations_start(struct kernel *k);
 void operations_event(struct kernel *k, const struct frame *event); /* of its process */

@@ -37,11 +37,11 @@ reply_message(struct kernel *k, enum channel channel, struct request *r, const c
     part[WIRE_METADATA] = metadata;
     part[WIRE_CONTENT] = content;
     if (r->frames.block) {
-        uint32_t number = get32(r->frames.bytes[0].data);
-        if (number < CALLERS_FIRST)
-            front_message(&k->front, number, channel, part, buffers, n);
+        uint32_t caller = callers_number(r);
+        if (caller)
+            callers_message(k, caller, channel, part, buffers, n);
         else
-            callers_message(k, number, channel, part, buffers, n);
+            front_message(&k->front, get32(r->frames.bytes[0].data), channel, part, buffers, n);
         return 0;
     }
     /* A ROUTER drops what is for a client that has gone, if it is not told otherwise; its queue has no limit. */

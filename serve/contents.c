@@ -250,8 +250,10 @@ save_notebook(struct errand *e)
         errand_fail(e, 400, "%s: the content of a notebook is an object", e->path);
         return;
     }
-    entry_lay_out(content, &e->data);
-    write_data(e, "files.write");
+    if (entry_lay_out(content, e->x->server->options.max_body, &e->data) < 0)
+        errand_fail(e, 413, "%s would be too large as a file (--max-body)", e->path);
+    else
+        write_data(e, "files.write");
 }
 
 static void
@@ -372,7 +374,7 @@ make_new(struct errand *e, struct bytes entries, const char *type, const char *e
         return;
     }
     if (strcmp(type, "notebook") == 0)
-        entry_lay_out(BYTES(EMPTY_NOTEBOOK), &e->data);
+        (void)entry_lay_out(BYTES(EMPTY_NOTEBOOK), SIZE_MAX, &e->data);
     data = (struct bytes){e->data.data, e->data.len};
     errand_ask_about(e, "files.write", e->other, "", &data, errand_say_made, NULL);
 }

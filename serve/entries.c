@@ -173,32 +173,71 @@ entry_add_list(const char *directory, struct bytes entries, struct buf *ret)
 /*** Names ***/
 
 static int
-has_name(struct bytes entries, const char *name)
+begins_with(struct bytes name, struct bytes start)
 {
-    scoped(buf_release) struct buf quoted = {0};
-    struct bytes stat, one;
-    size_t at = 0;
+    return name.len >= start.len && memcmp(name.data, start.data, start.len) == 0;
+}
 
-    put_quoted(&quoted, name);
+/* All are raw. 0: `plain` and `end`. More: `numbered`, that number, and `end`. -1: another name, or a number over `most`. */
+static int64_t
+number_of(struct bytes name, struct bytes plain, struct bytes numbered, struct bytes end, size_t most)
+{
+    size_t digits_end, number = 0;
+
+    if (name.len < end.len || memcmp(name.data + name.len - end.len, end.data, end.len) != 0)
+        return -1;
+    digits_end = name.len - end.len;
+    if (digits_end == plain.len && begins_with(name, plain))
+        return 0;
+    if (digits_end <= numbered.len || !begins_with(name, numbered) || name.data[numbered.len] == '0')
+        return -1;
+    for (size_t i = numbered.len; i < digits_end; i++) {
+        if (name.data[i] < '0' || name.data[i] > '9' || number > most)
+            return -1;
+        number = 10 * number + (name.data[i] - '0');
+    }
+    return number <= most ? (int64_t)number : -1;
+}
+
+/* The first number that is free: there are no more names than entries, so it is at most their count. Each is looked at
+ * once: a cell makes many. */
+static size_t
+free_number(struct bytes entries, struct bytes plain, struct bytes numbered, struct bytes end)
+{
+    size_t at = 0, count = 0, free_one = 0;
+    struct bytes stat, name;
+    uint8_t *taken;
+
     while (json_element(entries, &at, &stat) != J_NONE)
-        if (name_of(stat, &one) == 0 && one.len == quoted.len && memcmp(one.data, quoted.data, one.len) == 0)
-            return 1;
-    return 0;
+        count++;
+    if (!(taken = calloc(count + 1, 1)))
+        abort();
+    for (at = 0; json_element(entries, &at, &stat) != J_NONE;) {
+        int64_t number = name_of(stat, &name) < 0 ? -1 : number_of(name, plain, numbered, end, count);
+        if (number >= 0)
+            taken[number] = 1;
+    }
+    while (taken[free_one])
+        free_one++;
+    free(taken);
+    return free_one;
 }
 
 void
 entry_free_name(struct bytes entries, const char *stem, const char *insert, const char *suffix, struct buf *ret)
 {
-    size_t start = ret->len;
+    scoped(buf_release) struct buf plain = {0}, between = {0}, end = {0};
+    size_t plain_len, number;
 
-    for (unsigned i = 0;; i++) {
-        ret->len = start;
-        if ((i ? buf_printf(ret, "%s%s%u%s", stem, insert, i, suffix) : buf_printf(ret, "%s%s", stem, suffix)) < 0 ||
-            !buf_string(ret))
-            abort();
-        if (!has_name(entries, (char *)ret->data + start))
-            return;
-    }
+    put_quoted(&plain, stem);
+    put_quoted(&between, insert);
+    put_quoted(&end, suffix);
+    plain_len = --plain.len; /* without its closing quote */
+    put_bytes(&plain, (struct bytes){between.data + 1, between.len - 2});
+    number = free_number(entries, (struct bytes){plain.data, plain_len}, (struct bytes){plain.data, plain.len},
+                         (struct bytes){end.data + 1, end.len - 1});
+    if ((number ? buf_printf(ret, "%s%s%zu%s", stem, insert, number, suffix) : buf_printf(ret, "%s%s", stem, suffix)) < 0)
+        abort();
 }
 
 const char *
@@ -234,12 +273,12 @@ is_space(uint8_t c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-void
-entry_lay_out(struct bytes json, struct buf *ret)
+int
+entry_lay_out(struct bytes json, size_t most, struct buf *ret)
 {
     size_t depth = 0;
 
-    for (size_t i = 0; i < json.len; i++) {
+    for (size_t i = 0; i < json.len && ret->len <= most; i++) {
         size_t from = i;
         uint8_t c = json.data[i];
         if (is_space(c))
@@ -259,4 +298,5 @@ entry_lay_out(struct bytes json, struct buf *ret)
         depth += c == '{' || c == '[';
     }
     put(ret, "\n");
+    return ret->len <= most ? 0 : -1;
 }

@@ -38,5 +38,6 @@ void entry_free_name(struct bytes entries, const char *stem, const char *insert,
 const char *entry_suffix(const char *name);
 
 /* JSON that was accepted, each member and element on a line of its own, as nbformat writes notebooks; what it
- * says is untouched. */
-void entry_lay_out(struct bytes json, struct buf *ret);
+ * says is untouched. -1: it would have more than `most` bytes, as each line is indented: what is nested deeply grows by
+ * hundreds of times. */
+int entry_lay_out(struct bytes json, size_t most, struct buf *ret);

@@ -3,7 +3,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,10 +16,11 @@
 #include "base/log.h"
 #include "serve/handlers.h"
 #include "serve/login.h"
+#include "serve/tls.h"
 
 #define MEMORY (32u << 10) /* of a connection: its headers, and what is read at a time */
 #define QUIET_S 120        /* a connection on which nothing happens */
-#define HEADER_MS 15000    /* a request's head has so long to arrive */
+#define HEADER_MS 15000    /* a request's head has so long to arrive; and the body of who need not say who it is */
 #define FORM_MAX 16384
 /* What is no page shows nothing and runs nothing, also where a browser takes it for one; in Jupyter Server's words. */
 #define NO_PAGE "frame-ancestors 'self'; report-uri /api/security/csp-report; default-src 'none'"
@@ -43,7 +43,7 @@ const struct route routes[] = {
 const size_t routes_count = countof(routes);
 #undef TOKEN
 
-/* A connection whose request's head has not arrived: libmicrohttpd's own time-out begins anew with each byte. */
+/* A connection, of which something is to arrive: libmicrohttpd's own time-out begins anew with each byte. */
 struct arrival {
     struct arrival *next, **link;
     int fd;
@@ -396,11 +396,12 @@ on_line(void *of, const char *uri, struct MHD_Connection *c)
 {
     struct exchange *x = calloc(1, sizeof *x);
     struct arrival *a = arrival_of(c);
+    int64_t until = now_ms() + HEADER_MS;
 
     if (x)
         *x = (struct exchange){.server = of, .connection = c};
-    if (a && !a->until)
-        a->until = now_ms() + HEADER_MS;
+    if (a && (!a->until || a->until > until))
+        a->until = until;
     return x;
 }
 
@@ -408,10 +409,13 @@ static void
 on_completed(void *of, struct MHD_Connection *c, void **con, enum MHD_RequestTerminationCode why)
 {
     struct exchange *x = *con;
+    struct arrival *a = arrival_of(c);
 
     if (!x)
         return;
     *con = NULL;
+    if (a && x->status != MHD_HTTP_SWITCHING_PROTOCOLS) /* another request may be long in coming, its first line not */
+        a->until = now_ms() + QUIET_S * 1000 + HEADER_MS;
     if (!x->answered && x->gone)
         x->gone(x);
     if (x->response && !x->queued)
@@ -458,10 +462,10 @@ begin(struct exchange *x, const char *url, const char *method)
     struct arrival *a = arrival_of(x->connection);
 
     x->begun = 1;
-    if (a)
-        a->until = 0;
     x->server->count.requests++;
     find_route(x, url, method);
+    if (a)
+        a->until = x->route && x->route->access == OPEN ? now_ms() + HEADER_MS : 0;
     if (!x->answered)
         check_access(x);
     if (!x->answered && x->route->access != EARLY && length && strtoull(length, NULL, 10) > most_of_body(x))
@@ -504,6 +508,8 @@ on_request(void *of, struct MHD_Connection *c, const char *url, const char *meth
     }
     if (!x->answered && !x->ended) {
         x->ended = 1;
+        if (arrival_of(c))
+            arrival_of(c)->until = 0;
         if (x->take_end)
             x->take_end(x);
         else
@@ -544,49 +550,51 @@ on_ready(void *of, uint32_t events)
     ((struct server *)of)->run_http = 1;
 }
 
-static int
-read_file(const char *path, struct buf *ret, struct err *err)
+/* One whose bytes come out of TLS. */
+static void
+on_tls(void *of, int fd)
 {
-    if (path && (file_read(AT_FDCWD, path, 1 << 20, ret) < 0 || !buf_string(ret)))
-        return err_errno(err, "read '%s'", path);
-    return 0;
+    struct server *s = of;
+    struct sockaddr none = {.sa_family = AF_UNIX};
+
+    if (MHD_add_connection(s->http, fd, &none, sizeof none.sa_family) != MHD_YES)
+        log_debug("http: no connection for one of TLS"); /* the descriptor is closed */
+    s->run_http = 1;
+}
+
+static int
+listen_for_tls(struct server *s, struct err *err)
+{
+    if (!s->options.certfile)
+        return 0;
+    s->tls = tls_start(&s->loop, s->listener, (size_t)s->options.max_connections, s->options.certfile,
+                       s->options.keyfile, on_tls, s, err);
+    return s->tls ? 0 : -1;
 }
 
 int
 http_start(struct server *s, struct err *err)
 {
-    scoped(buf_release) struct buf key = {0}, certificate = {0};
     const union MHD_DaemonInfo *info;
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_UPGRADE | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_KEY, 0, NULL}, {MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
-                                   {MHD_OPTION_END, 0, NULL}},
-                          *more = &tls[2];
+    struct MHD_OptionItem plain[] = {{MHD_OPTION_LISTEN_SOCKET, s->listener, NULL}, {MHD_OPTION_END, 0, NULL}},
+                          *more = s->options.certfile ? &plain[1] : plain;
 
-    if (read_file(s->options.keyfile, &key, err) < 0 || read_file(s->options.certfile, &certificate, err) < 0)
-        return -1;
-    if (s->options.certfile) {
-        tls[0].ptr_value = key.data;
-        tls[1].ptr_value = certificate.data;
-        more = tls;
-        flags |= MHD_USE_TLS;
-    }
+    if (s->options.certfile)
+        flags |= MHD_USE_NO_LISTEN_SOCKET;
     s->http = MHD_start_daemon(
-        flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_LISTEN_SOCKET,
-        s->listener, MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->options.max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)QUIET_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY,
-        MHD_OPTION_URI_LOG_CALLBACK, on_line, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, more,
-        MHD_OPTION_END);
+        flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)s->options.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)QUIET_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_line, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, more, MHD_OPTION_END);
     if (!s->http)
-        return err_set(err, EIO, s->options.certfile ? "libmicrohttpd does not start; are '%s' and its key a pair?"
-                                                     : "libmicrohttpd does not start%s",
-                       s->options.certfile ? s->options.certfile : "");
-    sodium_memzero(key.data, key.len);
+        return err_set(err, EIO, "libmicrohttpd does not start");
     info = MHD_get_daemon_info(s->http, MHD_DAEMON_INFO_EPOLL_FD);
     s->http_source = (struct source){.fd = info->epoll_fd, .events = EPOLLIN, .ready = on_ready, .of = s};
     looker = (struct timer){.fire = look_for_slow_ones, .of = s};
     loop_set(&s->loop, &looker, now_ms() + LOOK_MS);
-    return loop_add(&s->loop, &s->http_source, err);
+    return loop_add(&s->loop, &s->http_source, err) < 0 ? -1 : listen_for_tls(s, err);
 }
 
 void
@@ -598,6 +606,8 @@ http_stop(struct server *s)
     loop_set(&s->loop, &looker, 0);
     MHD_stop_daemon(s->http);
     s->http = NULL;
+    tls_stop(s->tls); /* what it said last goes out */
+    s->tls = NULL;
 }
 
 int

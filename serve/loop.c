@@ -95,14 +95,13 @@ loop_set(struct loop *l, struct timer *t, int64_t at)
 void
 loop_later(struct loop *l, void (*fn)(void *of), void *of)
 {
-    struct later *one = malloc(sizeof *one), **end = &l->later;
+    struct later *one = malloc(sizeof *one);
 
     if (!one)
         abort();
     *one = (struct later){NULL, fn, of};
-    while (*end)
-        end = &(*end)->next;
-    *end = one;
+    *(l->later ? l->last : &l->later) = one;
+    l->last = &one->next;
 }
 
 /* One that fires may set or unset any other, so the list is begun anew after each. */

@@ -29,7 +29,7 @@ struct loop {
     int epoll;
     struct timer *timers;
     int64_t soonest; /* ms: of all timers; 0: there is none */
-    struct later *later;
+    struct later *later, **last; /* where the next one goes */
     int done;
 };
 

@@ -8,6 +8,8 @@
 
 #include "kernel/options.h"
 
+#define BODY_MOST (512ull << 20) /* below FRONT_MESSAGE: a body is the most of one message to a kernel */
+
 enum kind { TEXT, NUMBER, SIZE, LIST, FLAG };
 
 static const struct option {
@@ -121,6 +123,8 @@ check(struct serve_options *o, struct err *err)
         return err_set(err, EINVAL, "--port %llu is no port", (unsigned long long)o->port);
     if (o->max_kernels == 0 || o->max_connections == 0)
         return err_set(err, EINVAL, "--max-kernels and --max-connections are at least 1");
+    if (o->max_body > BODY_MOST)
+        return err_set(err, EINVAL, "--max-body is at most 512m: no message to a kernel is longer");
     return check_kernel(&o->kernel, &o->log_level, err);
 }
 

@@ -6,6 +6,7 @@
  *   main.c       the command line; starts and stops it
  *   loop.c       descriptors and timers
  *   http.c       requests in, replies out; who may ask (routes.def says what there is)
+ *   tls.c        TLS in front of it
  *   login.c      a form and a cookie for clients that want them
  *   kernels.c    the kernels: starts, feeds, hears, ends them
  *   specs.c      what kernels can be started
@@ -28,6 +29,7 @@
 struct served;
 struct session;
 struct spec;
+struct tls;
 
 struct server {
     struct serve_options options;
@@ -35,6 +37,7 @@ struct server {
     char session[49];        /* what the cookie of who logged in says (login.h) */
     struct loop loop;
     struct MHD_Daemon *http;
+    struct tls *tls;         /* NULL: without */
     struct source http_source, signals;
     int listener;
     int loopback;            /* it listens where only this machine can reach it */

@@ -9,8 +9,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #define READ_SIZE (256u << 10)
+#define AT_ONCE 32 /* messages that one call sends */
+#define MUCH 65536 /* bytes that wait: they are not held until the end of a turn */
 #define PINGS 64 /* before a close is answered, see hold_the_close() */
 
 /*** What is sent ***/
@@ -58,12 +61,6 @@ put(struct websocket *w, const uint8_t *data, size_t len, int more)
 }
 
 static ssize_t
-put_frame(const uint8_t *data, size_t len, int flags, void *of)
-{
-    return put(of, data, len, flags & WSLAY_MSG_MORE);
-}
-
-static ssize_t
 put_event(wslay_event_context_ptr ctx, const uint8_t *data, size_t len, int flags, void *of)
 {
     ssize_t n = put(of, data, len, flags & WSLAY_MSG_MORE);
@@ -103,30 +100,68 @@ on_wslay_message(wslay_event_context_ptr ctx, const struct wslay_event_on_msg_re
 
 /*** Sending ***/
 
-static int
-send_first(struct websocket *w)
+/* RFC 6455, 5.2; nothing that a server sends is masked. */
+static void
+make_head(struct message *m)
 {
-    struct message *m = w->queue[w->first];
-    struct wslay_frame_iocb io = {.fin = 1,
-                                  .opcode = m->binary ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME,
-                                  .payload_length = m->data.len};
+    uint64_t len = m->data.len;
+    unsigned more = len < 126 ? 0 : len < 65536 ? 2 : 8;
+
+    m->head[0] = 0x80 | (m->binary ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME);
+    m->head[1] = more == 0 ? (uint8_t)len : more == 2 ? 126 : 127;
+    for (unsigned i = 0; i < more; i++)
+        m->head[2 + i] = (uint8_t)(len >> 8 * (more - 1 - i));
+    m->head_len = 2 + more;
+}
+
+/* What is left of it after *skip bytes. */
+static void
+add_piece(struct iovec *pieces, size_t *n, const void *data, size_t len, size_t *skip)
+{
+    size_t gone = *skip < len ? *skip : len;
+
+    *skip -= gone;
+    if (len > gone)
+        pieces[(*n)++] = (struct iovec){(uint8_t *)data + gone, len - gone};
+}
+
+static void
+took(struct websocket *w, size_t n)
+{
+    w->taken += n;
+    w->sent += n;
+    while (w->count) {
+        struct message *m = w->queue[w->first];
+        if (w->sent < m->head_len + m->data.len)
+            return;
+        w->sent -= m->head_len + m->data.len;
+        w->queued -= m->data.len;
+        w->first = (w->first + 1) % w->size;
+        w->count--;
+        message_drop(m);
+    }
+}
+
+static int
+send_some(struct websocket *w)
+{
+    struct iovec pieces[2 * AT_ONCE];
+    struct msghdr all = {.msg_iov = pieces};
+    size_t skip = w->sent, pieces_len = 0;
     ssize_t n;
 
-    w->begun = 1;
-    do {
-        io.data = m->data.data + w->sent;
-        io.data_length = m->data.len - w->sent;
-        n = wslay_frame_send(w->frame, &io);
-        if (n < 0)
-            return n == WSLAY_ERR_WANT_WRITE && (errno == EAGAIN || errno == ENOBUFS) ? 0 : -1;
-        w->sent += (size_t)n;
-    } while (w->sent < m->data.len);
-    w->queued -= m->data.len;
-    w->begun = 0;
-    w->sent = 0;
-    w->first = (w->first + 1) % w->size;
-    w->count--;
-    message_drop(m);
+    for (size_t i = 0; i < w->count && i < AT_ONCE; i++) {
+        struct message *m = w->queue[(w->first + i) % w->size];
+        add_piece(pieces, &pieces_len, m->head, m->head_len, &skip);
+        add_piece(pieces, &pieces_len, m->data.data, m->data.len, &skip);
+    }
+    all.msg_iovlen = pieces_len;
+    do
+        n = sendmsg(w->source.fd, &all, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EAGAIN || errno == ENOBUFS ? 0 : -1;
+    took(w, (size_t)n);
     return 1;
 }
 
@@ -136,8 +171,8 @@ send_all(struct websocket *w)
 {
     for (;;) {
         int r;
-        if (w->begun || (w->count && !wslay_event_want_write(w->event) && !wslay_event_get_close_sent(w->event))) {
-            if ((r = send_first(w)) <= 0)
+        if (w->sent || (w->count && !wslay_event_want_write(w->event) && !wslay_event_get_close_sent(w->event))) {
+            if ((r = send_some(w)) <= 0)
                 return r;
             continue;
         }
@@ -161,7 +196,6 @@ release(void *of)
     struct websocket *w = of;
 
     wslay_event_context_free(w->event);
-    wslay_frame_context_free(w->frame);
     while (w->count) {
         message_drop(w->queue[w->first]);
         w->first = (w->first + 1) % w->size;
@@ -223,6 +257,16 @@ go_on(struct websocket *w)
         w->on_taken(w->of);
 }
 
+/* What a cell says comes in several messages, and whoever waits for them need not be woken by each. */
+static void
+send_due(void *of)
+{
+    struct websocket *w = of;
+
+    w->due = 0;
+    go_on(w);
+}
+
 void
 websocket_send(struct websocket *w, struct message *m)
 {
@@ -240,11 +284,16 @@ websocket_send(struct websocket *w, struct message *m)
         w->size = size;
         w->first = 0;
     }
+    make_head(m);
     message_hold(m);
     w->queue[(w->first + w->count++) % w->size] = m;
     w->queued += m->data.len;
-    if (w->count == 1)
+    if (w->queued > MUCH) {
         go_on(w);
+    } else if (!w->due) {
+        w->due = 1;
+        loop_later(w->loop, send_due, w);
+    }
 }
 
 void
@@ -274,13 +323,13 @@ hold_the_close(struct websocket *w)
 
     if (!wslay_event_get_close_received(w->event) || w->close_at || wslay_event_get_close_sent(w->event))
         return;
-    while (w->count > (w->begun ? 1 : 0)) { /* nobody reads it any more */
+    while (w->count > (w->sent ? 1 : 0)) { /* nobody reads it any more */
         w->count--;
         message_drop(w->queue[(w->first + w->count) % w->size]);
     }
     for (size_t i = 0; i < sizeof pings; i++)
         pings[i] = i % 2 ? 0 : 0x80 | WSLAY_PING;
-    if (!w->begun)
+    if (!w->sent)
         (void)put(w, pings, sizeof pings, 0);
     w->close_at = now_ms() + WEBSOCKET_BEFORE_CLOSE_MS;
     set_timer(w);
@@ -292,7 +341,7 @@ refuse(struct websocket *w)
 {
     static const uint8_t frame[] = "\x88\x10\x03\xea" "protocol error"; /* 1002 */
 
-    if (!w->begun && !wslay_event_get_close_sent(w->event))
+    if (!w->sent && !wslay_event_get_close_sent(w->event))
         (void)put(w, frame, sizeof frame - 1, 0);
     websocket_drop(w);
 }
@@ -359,7 +408,6 @@ websocket_open(struct websocket *w, struct loop *loop, int *http_due, struct MHD
 {
     static const struct wslay_event_callbacks event = {
         .recv_callback = take_input, .send_callback = put_event, .on_msg_recv_callback = on_wslay_message};
-    static const struct wslay_frame_callbacks frame = {.send_callback = put_frame};
     int on = 1;
     struct err err;
 
@@ -370,9 +418,8 @@ websocket_open(struct websocket *w, struct loop *loop, int *http_due, struct MHD
     w->timer = (struct timer){.fire = on_time, .of = w};
     w->heard = now_ms();
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (wslay_event_context_server_init(&w->event, &event, w) != 0 ||
-        wslay_frame_context_init(&w->frame, &frame, w) != 0)
-        abort(); /* they fail without memory only */
+    if (wslay_event_context_server_init(&w->event, &event, w) != 0)
+        abort(); /* it fails without memory only */
     wslay_event_config_set_max_recv_msg_length(w->event, WEBSOCKET_MESSAGE);
     if (loop_add(loop, &w->source, &err) < 0) {
         w->source.fd = -1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * websocket.h: one WebSocket (RFC 6455) of the server, after its handshake. Frames are wslay's: what arrives goes
- * through its event interface, which joins fragments, checks UTF-8 and answers pings and closes; what is
- * sent goes through its frame interface, from buffers that all sockets of a kernel share.
+ * through its event interface, which joins fragments, checks UTF-8 and answers pings and closes. A message is
+ * framed once for all sockets that get it, and all that a turn of the loop has for a socket goes in one call.
  *
  * Who does not read is not waited for: `queued` says how much waits, and its owner decides.
  */
@@ -24,7 +24,9 @@
 struct message {
     unsigned refs;
     int binary;
-    struct buf data;
+    struct buf data; /* not changed after it was sent to the first */
+    uint8_t head[10]; /* of its frame */
+    size_t head_len;
 };
 struct message *message_new(int binary); /* one reference; aborts without memory */
 void message_hold(struct message *m);
@@ -37,12 +39,11 @@ struct websocket {
     struct MHD_UpgradeResponseHandle *urh;
     int *http_due; /* set when MHD has to be called to close it */
     wslay_event_context_ptr event;
-    wslay_frame_context_ptr frame;
     struct bytes input;       /* read, and not yet taken by wslay */
     struct message **queue;   /* a ring of `size` */
     size_t first, count, size;
-    size_t sent;              /* of the first: bytes of its payload */
-    int begun;                /* the first is under way */
+    size_t sent;              /* of the first: bytes of its frame; not 0: it is under way */
+    int due;                  /* it is sent at the end of this turn */
     size_t queued;            /* bytes in the queue */
     uint64_t taken;           /* bytes that the other side took, ever */
     int64_t heard;            /* ms: the last time that something came */
@@ -62,6 +63,7 @@ struct websocket {
 void websocket_open(struct websocket *w, struct loop *loop, int *http_due, struct MHD_UpgradeResponseHandle *urh, int fd);
 /* What MHD had read already. */
 void websocket_early(struct websocket *w, struct bytes early);
+/* At the end of this turn of the loop, or sooner if there is much. */
 void websocket_send(struct websocket *w, struct message *m);
 /* Sends what is queued, then closes with this code and reason. */
 void websocket_close(struct websocket *w, uint16_t code, const char *reason);

@@ -91,9 +91,9 @@ class Result:
 
 class Kernel:
     def __init__(self, directory, *options, cwd=None, env=None, transport="tcp", ready=True,
-                 husk=HUSK, arguments=(), within=()):
+                 husk=HUSK, arguments=(), within=(), iopub=True):
         """`options` go into the kernelspec, `arguments` are what a client adds to it; `within` is a command
-        that is put in front of husk."""
+        that is put in front of husk. Without `iopub` the client has not subscribed yet."""
         if "--history" not in options:  # nor does a test read what others entered
             options = ("--history", "session", *options)
         if START and "--start" not in options:
@@ -123,7 +123,7 @@ class Kernel:
             )
             self.client = self.manager.client()
             # jupyter_client's heartbeat that is stopped as it starts never ends: it makes sockets while there are any.
-            self.client.start_channels(hb=ready)
+            self.client.start_channels(hb=ready, iopub=iopub)
             if not ready:
                 return
             try:

@@ -305,6 +305,9 @@ visit_parts(const char *claim, const struct wall *wall, unsigned sender, unsigne
         expect_parts(claim, wall, sender, phase, number, n);
     if (rule->max_parts == FRAME_ANY_PARTS) /* also what 16 bits do not count */
         expect_parts(claim, wall, sender, phase, number, rule->max < 400000 ? 1000 : 70000);
+    else if (rule->max_parts > 8)
+        for (size_t n = 0; n < 2; n++)
+            expect_parts(claim, wall, sender, phase, number, rule->max_parts + n);
 }
 
 static void

@@ -350,6 +350,7 @@ BROKEN = {
     "half a part's head": ("frame(34, length=3) + bytes(3)", "with a part that is longer than the frame"),
     "one part": ("frame(34, [b'{}'])", "DISPLAY_DATA with 1 parts"),
     "too many parts": ("frame(42, [b'{}'] * 2)", "INPUT_REQUEST with 2 parts"),
+    "too many buffers": ("frame(34, [b'{}', b'{}'] + [b''] * 8191)", "DISPLAY_DATA with 8193 parts"),
     "a REPLY to nobody": ("frame(43, [b'{}'] * 2, slot=999999)", "REPLY for a request that is not running"),
     "a question of nobody": ("frame(42, [b'{}'], slot=999999)", "INPUT_REQUEST for a request that is not running"),
     "content that is no JSON": ("frame(34, [b'{x', b'{}'])", "display_data: byte"),
@@ -397,6 +398,8 @@ send(frame(38, [b'{"wait":false}', b'{}']))
 """
     assert kernel.run(code).status == "ok"
     assert kernel.control("kernel_info_request")["content"]["status"] == "ok"
+    refused = kernel.run("from husk_interpreter import messages\nmessages.publish(34, {}, {}, [b''] * 9000)")
+    assert (refused.ename, refused.evalue) == ("ValueError", "a message of 9002 parts, at most 8192 are allowed")
     assert is_well(kernel)
 
 

@@ -5,6 +5,7 @@ import base64
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 
 import pytest
@@ -128,6 +129,44 @@ def test_names_are_the_servers_to_choose(server, here):
     assert get(server, f"{here}/Untitled.ipynb")["content"] == {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     assert server.post(f"{here}/untitled.txt", json={}).status_code == 400
     assert server.post(f"{here}/none", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("there, name", [
+    (["Untitled.ipynb", "Untitled1.ipynb", "Untitled3.ipynb"], "Untitled2.ipynb"), (["Untitled2.ipynb"], "Untitled.ipynb"),
+    (["Untitled.ipynb", "Untitled01.ipynb", "Untitled1.txt", "Untitled1", "Untitled-1.ipynb"], "Untitled1.ipynb"),
+    (["Untitled.ipynb", f"Untitled{10 ** 30}.ipynb", "Untitled18446744073709551617.ipynb"], "Untitled1.ipynb"),
+    (["Untitled.ipynb", *(f"Untitled{i}.ipynb" for i in range(1, 12))], "Untitled12.ipynb")],
+    ids=["gap", "first", "others", "huge", "two digits"])
+def test_the_first_name_that_is_free_is_taken(server, here, root, there, name):
+    for one in there:
+        (root / here.removeprefix("/api/contents/") / one).touch()
+    made = server.post(here, json={"type": "notebook"})
+    assert (made.status_code, made.json()["name"]) == (201, name), made.text
+
+
+def test_a_cell_that_makes_many_names_keeps_the_server_from_nothing(server, here, root):
+    """A name for one more file costs the server about what their list costs it, and not the square of it."""
+    def cpu():
+        fields = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    directory = root / here.removeprefix("/api/contents/")
+    for i in range(8000):
+        (directory / f"Untitled{i or ''}.ipynb").touch()
+    start = cpu()
+    assert len(get(server, here)["content"]) == 8000
+    listed = cpu()
+    made = server.post(here, json={"type": "notebook"})
+    assert (made.status_code, made.json()["name"]) == (201, "Untitled8000.ipynb"), made.text
+    assert cpu() - listed < 10 * max(listed - start, 0.05)
+
+
+def test_a_notebook_that_is_nested_deeply_does_not_fill_the_memory(server, here):
+    """Each line of it is indented: a cell's output of megabytes would be more than a message to a kernel may have."""
+    deep = '{"type": "notebook", "format": "json", "content": {"a": ' + "[" * 500 + "1," * 1400000 + "1" + "]" * 500 + "}}"
+    reply = server.request("PUT", f"{here}/a.ipynb", data=deep)
+    assert (reply.status_code, "(--max-body)" in reply.json()["message"]) == (413, True), reply.text
+    get(server, f"{here}/a.ipynb", 404)
 
 
 def test_rename_and_delete(server, here):

@@ -208,3 +208,22 @@ def test_10_no_extension_is_agreed_to(server, kernel):
     assert (reply.status_code, "Sec-WebSocket-Extensions" in reply.headers) == (101, False)
     assert reply.headers["Sec-WebSocket-Accept"] == "ICX+Yqv66kxgM0FcWaLWlFLwTAI="
     reply.close()
+
+
+def test_a_frame_is_as_long_as_it_says_at_each_form_of_a_length(server, kernel):
+    c = server.connect(kernel)
+    lengths, receive = [], c.socket.recv_data
+
+    def counted():
+        opcode, data = receive()
+        lengths.append(len(data))
+        return opcode, data
+
+    c.socket.recv_data = counted
+    c.run("display({'text/plain': 'x' * 2000}, raw=True)")
+    about = 65536 - (max(lengths) - 2000)
+    sizes = range(about - 16, about + 16)
+    done = c.run(f"for n in range({sizes.start}, {sizes.stop}): display({{'text/plain': 'x' * n}}, raw=True)")
+    assert {65535, 65536, 65537} <= set(lengths)
+    assert [len(m["content"]["data"]["text/plain"]) for m in done.of("display_data")] == list(sizes)
+    c.close()

@@ -2,6 +2,7 @@
 """Text: whole, exact, in the order of the source, in few messages."""
 
 import json
+import queue
 import re
 import threading
 import time
@@ -269,3 +270,21 @@ def test_a_client_that_does_not_read_is_told_how_much_it_has_missed_and_others_m
     finally:
         lazy.close(0)
         keen.close(0)
+
+
+def test_what_the_first_cell_brings_is_not_lost_on_a_client_that_subscribes_late(make_kernel):
+    kernel = make_kernel(ready=False, iopub=False)
+    kernel.client.kernel_info()
+    assert kernel.client.get_shell_msg(timeout=60)["msg_type"] == "kernel_info_reply"  # only cells wait
+    msg_id = kernel.send("print('heard')")
+    with pytest.raises(queue.Empty):
+        kernel.client.get_shell_msg(timeout=0.3)
+    kernel.client.iopub_channel.start()
+    assert kernel.result(msg_id).stdout == "heard\n"
+
+
+def test_a_client_that_never_subscribes_has_its_reply(make_kernel):
+    kernel = make_kernel(ready=False, iopub=False)
+    for _ in range(2):
+        kernel.send("1")
+        assert kernel.client.get_shell_msg(timeout=60)["content"]["status"] == "ok"

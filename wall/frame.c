@@ -181,6 +181,14 @@ frame_add(struct buf *buf, struct frame frame, const struct bytes *parts, size_t
     return 0;
 }
 
+void
+frame_widen(int socket)
+{
+    const int size = 1 << 20;
+
+    (void)setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+}
+
 ssize_t
 frame_send(int socket, struct frame frame, const struct bytes *parts, size_t nparts)
 {

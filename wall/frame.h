@@ -82,6 +82,9 @@ size_t frame_payload(const struct bytes *parts, size_t nparts);
 /* Appends a whole frame. -1 and errno ENOMEM or EMSGSIZE. */
 int frame_add(struct buf *buf, struct frame frame, const struct bytes *parts, size_t nparts);
 
+/* Lets a stream socket hold about a megabyte, or what the system allows, that the other side has not read yet: a piece of a file
+ * then goes in one step, not in many, each of which wakes the other side up. */
+void frame_widen(int socket);
 /* Sends what a stream socket takes at once, from where the parts are: how many bytes of the whole frame; 0 also if there
  * are too many parts. -1: the other side is gone. */
 ssize_t frame_send(int socket, struct frame frame, const struct bytes *parts, size_t nparts);

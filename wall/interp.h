@@ -29,6 +29,7 @@
 #define INTERP_FD_ASIDE 9       /* stream socket of aside.def */
 
 #define WALL_MESSAGE (256u << 20) /* bytes: the largest cell, display or comm message */
+#define WALL_PARTS 8192           /* of what an interpreter says: empty ones cost it 4 bytes, and us many more */
 
 enum interp_sender { INTERP_BY_KERNEL = 1, INTERP_BY_INTERP = 2 };
 enum interp_phase {

@@ -8,6 +8,7 @@
 #include "wall/sandbox.h"
 
 #define ANY FRAME_ANY_PARTS
+#define MANY WALL_PARTS
 
 const struct frame_rule interp_rules[FRAME_LIMIT] = {
 #define KERNEL INTERP_BY_KERNEL

@@ -137,6 +137,9 @@ class Kernel(facade.Facade):
 
     def run(self):
         self.become_the_kernel()
+        arguments = os.environ.pop("HUSK_RUN", None)  # of husk run
+        if arguments:
+            sys.argv[:] = json.loads(arguments)
         self.open_loop()
         builtins.input = self.raw_input
         getpass.getpass = self.getpass

@@ -294,7 +294,7 @@ class ZMQInteractiveShell(parents.Parented, InteractiveShell):
 
     def init_environment(self):
         os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
-        if os.environ.pop("HUSK_RUN", None):  # husk run: sys.exit() is meant, nobody needs advice
+        if "HUSK_RUN" in os.environ:  # sys.exit() is meant, nobody needs advice
             warnings.filterwarnings("ignore", "To exit: use")
 
     def wake(self):

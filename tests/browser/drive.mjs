@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // drive.mjs VENV HUSK DIRECTORY [NAME...]: every scenario, or those of these names or front ends, in JupyterLab
-// and in Notebook; a picture of each in DIRECTORY.
+// and in Notebook, and some in a JupyterLab whose kernels are on a `husk serve`; a picture of each in DIRECTORY.
 
+import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
 
 import { FRONT_ENDS, Notebook, start } from "./front_end.mjs";
-import { scenarios } from "./scenarios.mjs";
+import { Gateway } from "./gateway.mjs";
+import { overGateway, scenarios } from "./scenarios.mjs";
 import { Server } from "./server.mjs";
 
 const [venv, husk, directory, ...wanted] = process.argv.slice(2);
 const pictures = path.join(directory, "pictures");
-const server = await Server.start(venv, husk, path.join(directory, "server"));
+let server; // of the front end that is driven
 const browser = await start();
 let passed = 0;
 let failed = 0;
@@ -45,18 +47,31 @@ async function run(book, name) {
   console.log(`${book.kind} ${name}: ${((Date.now() - begun) / 1000).toFixed(1)} s${problem}`);
 }
 
+async function drive(kind, names) {
+  const gateway = kind === "gateway" ? await Gateway.start(venv, husk) : undefined;
+  try {
+    server = await Server.start(venv, husk, path.join(directory, "server"), gateway);
+    const book = await Notebook.start(browser, server, kind);
+    for (const name of names) await run(book, name);
+    await book.page.context().close();
+    if (gateway) {
+      const [its, seen] = await Promise.all([gateway, server].map(async (s) => (await s.kernels()).map((k) => k.id)));
+      assert(its.length && String(its) === String(seen), "the kernels are not the gateway's");
+    }
+  } finally {
+    await server?.stop();
+    await gateway?.stop();
+  }
+}
+
 try {
   for (const kind of Object.keys(FRONT_ENDS)) {
-    const book = await Notebook.start(browser, server, kind);
-    for (const name of Object.keys(scenarios)) {
-      const names = [kind, name, `${kind}/${name}`];
-      if (!wanted.length || names.some((n) => wanted.includes(n))) await run(book, name);
-    }
-    await book.page.context().close();
+    const names = (kind === "gateway" ? overGateway : Object.keys(scenarios)).filter((name) =>
+      !wanted.length || [kind, name, `${kind}/${name}`].some((n) => wanted.includes(n)));
+    if (names.length) await drive(kind, names);
   }
 } finally {
   await browser.close();
-  await server.stop();
 }
 console.log(`browser: ${passed} scenarios passed, ${failed} failed`);
 process.exitCode = failed ? 1 : 0;

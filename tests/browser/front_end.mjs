@@ -10,9 +10,11 @@ const FLAGS = [
   "--disable-component-update", "--disable-sync",
 ];
 
-// What differs between the two: addresses, and where the buttons are.
+// What differs between them: addresses, and where the buttons are. The kernels of `gateway` are those of a `husk serve`.
+const lab = { address: (name) => `/lab/tree/${name}?reset`, ready: ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook" };
 export const FRONT_ENDS = {
-  lab: { address: (name) => `/lab/tree/${name}?reset`, ready: ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook" },
+  lab,
+  gateway: lab,
   notebook: { address: (name) => `/notebooks/${name}`, ready: ".jp-NotebookPanel .jp-Notebook" },
 };
 

@@ -92,9 +92,12 @@ export const scenarios = {
   }],
 
   slider: [null, async (b) => {
-    await b.run(0, "import ipywidgets\ns = ipywidgets.IntSlider(value=3, max=10)\ns");
+    // Messages of widgets go through a subshell, so a cell may overtake them: Python says when it has seen it.
+    await b.run(0, "import ipywidgets\ns = ipywidgets.IntSlider(value=3, max=10)\nseen = ipywidgets.Label()\n" +
+      "s.observe(lambda change: setattr(seen, 'value', f'Python saw {change.new}'), 'value')\nipywidgets.VBox([s, seen])");
     await b.slide(0, 4 / 10);
     await b.shows(0, /^7$/m);
+    await b.shows(0, "Python saw 7");
     await b.run(1, "print('it is', s.value)");
     await b.shows(1, "it is 7");
   }],
@@ -316,3 +319,7 @@ export const scenarios = {
     await b.page.locator(".jp-CodeConsole-content").getByText("in a console 42").last().waitFor();
   }],
 };
+
+// Of these, what is done over a gateway, too: whatever goes another way there than from one machine's server to its kernel.
+export const overGateway = ["text", "figure", "error", "input", "slider", "a-button-and-an-output", "completion",
+  "interrupt-button", "restart", "death", "a-widget-while-a-cell-runs", "long-output", "a-page-that-comes-back"];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One Jupyter server with both front ends, husk as its only kernel, and a directory of its own.
+// One Jupyter server with both front ends, husk as its only kernel, and a directory of its own; or with no kernels but
+// those of a `husk serve`, its gateway.
 
 import { spawn, execFileSync } from "node:child_process";
 import fs from "node:fs";
@@ -16,8 +17,9 @@ function freePort() {
 }
 
 export class Server {
-  // venv: with JupyterLab and Notebook; husk: the program; directory: for all that is written
-  static async start(venv, husk, directory) {
+  // venv: with JupyterLab and Notebook; husk: the program; directory: for all that is written;
+  // gateway: undefined, or where a `husk serve` is and its token
+  static async start(venv, husk, directory, gateway) {
     const server = new Server();
     server.work = path.join(directory, "work");
     const bin = path.join(venv, "bin");
@@ -27,8 +29,10 @@ export class Server {
     fs.mkdirSync(settings, { recursive: true });
     fs.writeFileSync(path.join(settings, "notification.jupyterlab-settings"),
       JSON.stringify({ fetchNews: "false", checkForUpdates: false }));
-    execFileSync(husk, ["install", "--prefix", directory, "--name", "husk", "--python", path.join(bin, "python"),
-      "--history", "session"]);
+    if (!gateway) {
+      execFileSync(husk, ["install", "--prefix", directory, "--name", "husk", "--python", path.join(bin, "python"),
+        "--history", "session"]);
+    }
     server.port = await freePort();
     server.url = `http://127.0.0.1:${server.port}`;
     const log = fs.openSync(path.join(directory, "server.log"), "w");
@@ -37,8 +41,9 @@ export class Server {
       "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", `--ServerApp.root_dir=${server.work}`, "--LabApp.extension_manager=readonly",
       `--LabApp.user_settings_dir=${path.join(directory, "settings")}`,
       `--LabApp.workspaces_dir=${path.join(directory, "workspaces")}`,
-      "--KernelSpecManager.allowed_kernelspecs=husk", "--KernelSpecManager.ensure_native_kernel=False",
-      "--MultiKernelManager.default_kernel_name=husk",
+      ...(gateway ? [`--gateway-url=${gateway.url}`, `--GatewayClient.auth_token=${gateway.token}`] : [
+        "--KernelSpecManager.allowed_kernelspecs=husk", "--KernelSpecManager.ensure_native_kernel=False",
+        "--MultiKernelManager.default_kernel_name=husk"]),
     ], {
       stdio: ["ignore", log, log],
       env: {
