@@ -171,7 +171,9 @@ def test_the_conformance_checks_of_code_sandboxes(container, engine, variant):
 def test_pid_1_of_a_plain_container_reaps_orphans(container, engine):
     """As seen from outside; a zombie has its name in brackets, and stays."""
     c = container()
-    c.run("import subprocess; subprocess.run(['sh', '-c', 'sleep 0.5 & sleep 0.6 &'])")
+    orphan = "sleep 0.5 >/dev/null 2>&1 &"
+    c.run(f"import subprocess; subprocess.run(['sh', '-c', {orphan!r}])")
+    docker(engine, "exec", c.id, "sh", "-c", orphan)
     end = time.monotonic() + TIMEOUT
     while "sleep" in (seen := docker(engine, "top", c.id, "-eo", "pid,stat,args")):
         assert time.monotonic() < end, seen
