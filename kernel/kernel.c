@@ -568,10 +568,11 @@ kernel_register(struct kernel *k)
                          .id = id, .name = k->options.name, .connection_file = file,
                          .profile = k->options.profile ? k->options.profile : (char *)"notebook",
                          .directory = k->directory, .created = k->created},
-                     &err) < 0)
-        log_info("husk ls will not know this kernel");
-    else
-        k->registered = 1;
+                     &err) < 0) {
+        log_info("husk ls will not know this kernel"); /* nor would anybody remove a socket of it after a crash */
+        return;
+    }
+    k->registered = 1;
     callers_open(k, id);
 }
 

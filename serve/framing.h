@@ -25,7 +25,7 @@
 
 #define FRAMING_V1 "v1.kernel.websocket.jupyter.org"
 #define FRAMING_PARTS 4       /* header, parent header, metadata, content */
-#define FRAMING_BUFFERS 1024  /* of one message */
+#define FRAMING_BUFFERS 8192  /* of one message: as many as an interpreter may send (WALL_PARTS) */
 
 struct framing {
     struct bytes channel; /* without quotes; "" if it is not said */
