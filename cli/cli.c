@@ -123,9 +123,7 @@ flags_read_anywhere(int argc, char **argv, const struct flag *flags, const char 
             from[k - operands] = word;
         }
         i += n;
-        if (n && strcmp(argv[i - operands - 1], "--") == 0)
-            break;
-        if (i == argc)
+        if (i == argc || (n && strcmp(argv[i - operands - 1], "--") == 0))
             break;
     }
     return i - operands;

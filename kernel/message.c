@@ -66,22 +66,20 @@ sender_init(struct sender *s)
     sodium_bin2hex(s->session, sizeof s->session, random, sizeof random);
 }
 
-/* Digits from the right, at least `width`; returns where they begin. */
+/* Digits from the right; returns where they begin. */
 static char *
-put_digits(char *end, uint64_t number, int width)
+put_number(char *end, uint64_t number)
 {
-    while (number || width > 0) {
+    do
         *--end = (char)('0' + number % 10);
-        number /= 10;
-        width--;
-    }
+    while (number /= 10);
     return end;
 }
 
 int
 sender_header(struct sender *s, const char *type, struct buf *ret)
 {
-    char date[32], number[21], *first = put_digits(number + 20, s->count++, 1);
+    char date[32], number[21], *first = put_number(number + 20, s->count++);
     const char *const pieces[] = {"{\"msg_id\":\"", s->last_id, "\",\"msg_type\":\"", type,
                                   "\",\"username\":\"husk\",\"session\":\"", s->session, "\",\"date\":\"",
                                   clock_text(clock_us(), date), "\",\"version\":\"" WIRE_PROTOCOL "\"}"};

@@ -15,11 +15,12 @@ struct zeromq zmq;
 int
 zeromq_load(struct err *err)
 {
-    void *library = zmq.socket ? NULL : dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     struct zeromq found;
+    void *library;
 
     if (zmq.socket)
         return 0;
+    library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         return err_set(err, ENOENT, "load ZeroMQ: %s", dlerror());
 #define X(name)                                                              \

@@ -4,19 +4,15 @@
  */
 #pragma once
 
+#include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "base/err.h"
-#include "sandbox/join.h"
 
 #include "filter.h" /* made by mkfilter */
-
-#ifndef SECCOMP_SET_MODE_FILTER
-#define SECCOMP_SET_MODE_FILTER 1
-#endif
 
 static inline int
 own_filter_load(struct err *err)
