@@ -10,6 +10,7 @@
  */
 #include "interpreter/encode.h"
 #include "interpreter/freeze.h"
+#include "interpreter/print.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -255,36 +256,41 @@ write_descriptor(int fd, const char *text, size_t len)
     return 0;
 }
 
+const char *
+stream_utf8(PyObject *text, PyObject **hold, Py_ssize_t *ret_len)
+{
+    const char *utf8 = PyUnicode_AsUTF8AndSize(text, ret_len);
+    char *raw;
+
+    if (utf8)
+        return utf8;
+    PyErr_Clear();
+    *hold = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
+    return *hold && PyBytes_AsStringAndSize(*hold, &raw, ret_len) == 0 ? raw : NULL;
+}
+
+int
+stream_write(uint32_t stream, const char *utf8, size_t len)
+{
+    return !ring || forked ? write_descriptor((int)stream, utf8, len) : put_text(stream, output_slot(), utf8, len);
+}
+
 static PyObject *
 write_text(uint32_t kind, PyObject *text)
 {
-    PyObject *escaped = NULL;
+    PyObject *hold = NULL;
     const char *utf8;
-    Py_ssize_t len, chars;
+    Py_ssize_t len;
     int r;
 
     if (!PyUnicode_Check(text)) {
         PyErr_Format(PyExc_TypeError, "write() argument must be str, not %R", (PyObject *)Py_TYPE(text));
         return NULL;
     }
-    chars = PyUnicode_GetLength(text);
-    utf8 = PyUnicode_AsUTF8AndSize(text, &len);
-    if (!utf8) { /* lone surrogates have no UTF-8: show them as escapes */
-        char *raw;
-        PyErr_Clear();
-        escaped = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
-        if (!escaped || PyBytes_AsStringAndSize(escaped, &raw, &len) < 0) {
-            Py_XDECREF(escaped);
-            return NULL;
-        }
-        utf8 = raw;
-    }
-    if (!ring || forked)
-        r = write_descriptor((int)kind, utf8, (size_t)len); /* kinds are 1 and 2 as well */
-    else
-        r = put_text(kind, output_slot(), utf8, (size_t)len);
-    Py_XDECREF(escaped);
-    return r < 0 ? NULL : PyLong_FromSsize_t(chars);
+    utf8 = stream_utf8(text, &hold, &len);
+    r = utf8 ? stream_write(kind, utf8, (size_t)len) : -1;
+    Py_XDECREF(hold);
+    return r < 0 ? NULL : PyLong_FromSsize_t(PyUnicode_GetLength(text));
 }
 
 static PyObject *
@@ -297,6 +303,14 @@ static PyObject *
 husk_write_stderr(PyObject *self, PyObject *text)
 {
     return write_text(RING_STDERR, text);
+}
+
+uint32_t
+stream_of(PyObject *write)
+{
+    PyCFunction function = PyCFunction_Check(write) ? PyCFunction_GetFunction(write) : NULL;
+
+    return function == husk_write_stdout ? RING_STDOUT : function == husk_write_stderr ? RING_STDERR : 0;
 }
 
 /*** Frames ***/
@@ -875,6 +889,7 @@ static PyMethodDef methods[] = {
     {"buffered", husk_buffered, METH_NOARGS, "buffered() -> bool"},
     {"write_stdout", husk_write_stdout, METH_O, "write_stdout(text)"},
     {"write_stderr", husk_write_stderr, METH_O, "write_stderr(text)"},
+    {"make_print", make_print, METH_O, "make_print(print) -> the same, a line at a time (print.h)"},
     {"spend_numbers", husk_spend_numbers, METH_NOARGS, "spend_numbers(): of processes"},
     {"rest", husk_rest, METH_NOARGS, "rest() -> bytes that were given back, as they are again what was frozen"},
     {"freeze", husk_freeze, METH_O, "freeze(fd) -> status; in who is thawed (environment, count of arguments)"},

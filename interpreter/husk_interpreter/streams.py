@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""sys.stdout and sys.stderr over the ring."""
+"""sys.stdout and sys.stderr over the ring, and the print() that knows them."""
 
+import builtins
 import io
 import os
 import sys
@@ -72,3 +73,4 @@ OutStream.__module__ = "ipykernel.iostream"  # as libraries know it
 def install():
     sys.stdout = sys.__stdout__ = OutStream("stdout", 1, _husk.write_stdout)
     sys.stderr = sys.__stderr__ = OutStream("stderr", 2, _husk.write_stderr)
+    builtins.print = _husk.make_print(builtins.print)
