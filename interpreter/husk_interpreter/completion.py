@@ -6,7 +6,7 @@ import threading
 from IPython.core.completer import provisionalcompleter, rectify_completions
 from IPython.utils.tokenutil import token_at_cursor
 
-from husk_interpreter import jedi_prefix, names
+from husk_interpreter import jedi_prefix, known_imports, names
 
 _lock = threading.Lock()  # IPython's completer keeps its state in itself
 _prepared = False
@@ -50,7 +50,8 @@ def complete(shell, code, cursor):
         # A copy, as a cell that runs may change it under the completer's hands.
         namespace, completer.namespace = completer.namespace, dict(completer.namespace)
         try:
-            found = list(rectify_completions(code, completer.completions(code, cursor)))
+            shown = known_imports.hide(code, cursor, completer.namespace)
+            found = list(rectify_completions(code, completer.completions(shown, cursor)))
         finally:
             completer.namespace = namespace
     types = [
