@@ -55,6 +55,20 @@ client_let_live(struct client *c)
     front_send(&c->front, (struct frame){.number = FRONT_STAY}, NULL, 0);
 }
 
+/* The parts of a request; `header` is what the first lies in. */
+static int
+make_parts(struct client *c, const char *type, struct bytes content, struct buf *header, struct bytes part[static WIRE_PARTS],
+           char id[static 80], struct err *err)
+{
+    if (sender_header(&c->sender, type, header) < 0)
+        return err_errno(err, "make a message");
+    part[WIRE_HEADER] = (struct bytes){header->data, header->len};
+    part[WIRE_PARENT] = part[WIRE_METADATA] = BYTES("{}");
+    part[WIRE_CONTENT] = content;
+    snprintf(id, 80, "%s", c->sender.last_id);
+    return 0;
+}
+
 int
 client_send(struct client *c, enum channel channel, const char *type, struct bytes content,
             const struct bytes *buffers, size_t n, char id[static 80], struct err *err)
@@ -62,14 +76,22 @@ client_send(struct client *c, enum channel channel, const char *type, struct byt
     scoped(buf_release) struct buf header = {0};
     struct bytes part[WIRE_PARTS];
 
-    if (sender_header(&c->sender, type, &header) < 0)
-        return err_errno(err, "make a message");
-    part[WIRE_HEADER] = (struct bytes){header.data, header.len};
-    part[WIRE_PARENT] = part[WIRE_METADATA] = BYTES("{}");
-    part[WIRE_CONTENT] = content;
-    snprintf(id, 80, "%s", c->sender.last_id);
+    if (make_parts(c, type, content, &header, part, id, err) < 0)
+        return -1;
     front_message(&c->front, 0, channel, part, buffers, n);
     return 0; /* one that has ended is heard of when it is listened to */
+}
+
+int
+client_send_file(struct client *c, enum channel channel, const char *type, struct bytes content, int file, size_t size,
+                 char id[static 80], struct err *err)
+{
+    scoped(buf_release) struct buf header = {0};
+    struct bytes part[WIRE_PARTS];
+
+    if (make_parts(c, type, content, &header, part, id, err) < 0)
+        return -1;
+    return front_message_file(&c->front, 0, channel, part, file, size, err);
 }
 
 /* What a frame says; it stays where it is. */

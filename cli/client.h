@@ -40,6 +40,9 @@ void client_let_live(struct client *c);
 /* Sends a request; the msg_id, without quotes, is put into `id` if that is not NULL. */
 int client_send(struct client *c, enum channel channel, const char *type, struct bytes content,
                 const struct bytes *buffers, size_t n, char id[static 80], struct err *err);
+/* With one buffer, the next `size` bytes of a file; -1 as front_message_file(). */
+int client_send_file(struct client *c, enum channel channel, const char *type, struct bytes content, int file, size_t size,
+                     char id[static 80], struct err *err);
 /* The next message of any channel that the call listens to (bits 1 << channel); others are passed over. 1, 0 when
  * `end` (ms; 0: never) has come or, with `fd` not -1, that is readable; -1 with err set. */
 int client_next(struct client *c, unsigned channels, int fd, int64_t end, struct message *ret,

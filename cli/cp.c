@@ -114,22 +114,26 @@ show(struct copy *c, int last)
 
 /*** In ***/
 
-/* How many bytes of the file went; 0: it is whole, and that is said. -1 with err set. */
+/* How many bytes of the file went; 0: it is whole, and that is said. -1 with err set. `left`: by its size; files that have none, as
+ * those of /proc, are read until they end. */
 static ssize_t
-send_piece(struct copy *c, int fd, const char *name, const char *upload, char *data, char id[static 80], struct err *err)
+send_piece(struct copy *c, int fd, int64_t left, const char *upload, char *data, char id[static 80], struct err *err)
 {
     scoped(buf_release) struct buf params = {0}, content = {0};
-    ssize_t n = read(fd, data, PIECE);
-    struct bytes piece = {(uint8_t *)data, n > 0 ? (size_t)n : 0};
+    ssize_t n = left >= PIECE ? PIECE : read(fd, data, PIECE);
+    struct bytes piece = {(uint8_t *)data, n > 0 ? (size_t)n : 0}, what;
+    int r;
 
     if (n < 0)
-        return err_errno(err, "read '%s'", name);
+        return err_errno(err, "read it");
     add_string(&params, "upload", upload);
     add_true(&params, "done", n == 0);
     if (buf_printf(&content, "{\"method\":\"files.upload\",\"params\":%.*s}}", (int)params.len, params.data) < 0)
         abort();
-    return client_send(&c->client, CONTROL, "sandbox_request", (struct bytes){content.data, content.len}, &piece, 1, id,
-                       err) < 0 ? -1 : n;
+    what = (struct bytes){content.data, content.len};
+    r = left >= PIECE ? client_send_file(&c->client, CONTROL, "sandbox_request", what, fd, PIECE, id, err)
+                      : client_send(&c->client, CONTROL, "sandbox_request", what, &piece, 1, id, err);
+    return r < 0 ? -1 : n;
 }
 
 static int
@@ -147,7 +151,7 @@ await_taken(struct copy *c, const char *id, struct err *err)
 
 /* The next pieces are on their way while the first of them is written. */
 static int
-send_pieces(struct copy *c, int fd, const char *name, const char *upload, struct err *err)
+send_pieces(struct copy *c, int fd, int64_t size, const char *name, const char *upload, struct err *err)
 {
     scoped(str_free) char *data = malloc(PIECE);
     char ids[AHEAD][80];
@@ -158,9 +162,10 @@ send_pieces(struct copy *c, int fd, const char *name, const char *upload, struct
         return err_errno(err, "read '%s'", name);
     while (n > 0 || out > 0) {
         for (; n > 0 && out < AHEAD; out++) {
-            if ((n = send_piece(c, fd, name, upload, data, ids[(next + out) % AHEAD], err)) < 0)
-                return -1;
+            if ((n = send_piece(c, fd, size, upload, data, ids[(next + out) % AHEAD], err)) < 0)
+                return err_wrap(err, "copy '%s'", name);
             c->bytes += n;
+            size -= n;
         }
         if (await_taken(c, ids[next], err) < 0)
             return -1;
@@ -197,7 +202,7 @@ send_file(struct copy *c, int dir, const char *name, const char *to, struct err 
     message_release(&m);
     if (!id)
         return err_set(err, EPROTO, "the kernel's answer cannot be read");
-    if (send_pieces(c, fd, name, id, err) == 0)
+    if (send_pieces(c, fd, st.st_size, name, id, err) == 0)
         return 0;
     add_string(&abort_it, "upload", id);
     add_true(&abort_it, "abort", 1);
@@ -562,6 +567,7 @@ cp_command(int argc, char **argv)
         return from_path ? copy_tar(argv[0], from_path, 0) : copy_tar(argv[1], to_path, 1);
     if (open_sandbox(from_path ? argv[0] : argv[1], &c.client) < 0)
         return CLI_FAILURE;
+    signal(SIGPIPE, SIG_IGN); /* sendfile(2) has no flag */
     r = from_path ? copy_out(&c, from_path, argv[1], &err) : copy_in(&c, argv[0], to_path, &err);
     show(&c, 1);
     client_close(&c.client);

@@ -2,10 +2,13 @@
 #include "kernel/front.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define READ_SIZE (256u << 10)
 #define KEEP_SIZE (4u << 20) /* a larger buffer is let go of when it is empty; pieces of files are half of it */
@@ -125,6 +128,63 @@ front_message(struct front *f, uint32_t client, uint32_t channel, const struct b
     front_send(f, frame, all, 4 + n);
     if (all != few)
         free(all);
+}
+
+/* sendfile(2), also where the file system has nothing for it: how many bytes, 0 when the file has ended; or -1 and errno. */
+static ssize_t
+send_some(int socket, int file, size_t size)
+{
+    char some[65536];
+    ssize_t n = sendfile(socket, file, NULL, size);
+
+    if (n >= 0 || errno != EINVAL)
+        return n;
+    n = pread(file, some, size < sizeof some ? size : sizeof some, lseek(file, 0, SEEK_CUR));
+    if (n > 0 && (n = send(socket, some, (size_t)n, MSG_NOSIGNAL)) > 0)
+        (void)lseek(file, n, SEEK_CUR);
+    return n;
+}
+
+static void
+send_zeros(struct front *f, size_t size)
+{
+    if (buf_reserve(&f->out, size) < 0)
+        abort();
+    memset(f->out.data + f->out.len, 0, size);
+    f->out.len += size;
+    front_flush(f);
+}
+
+int
+front_message_file(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4], int file,
+                   size_t size, struct err *err)
+{
+    struct frame frame = {.number = FRONT_REQUEST, .slot = client, .value = channel};
+    uint8_t part_head[FRAME_PART_HEAD];
+    size_t at = f->out.len;
+    int r = 0;
+
+    put32(part_head, (uint32_t)size);
+    if (frame_add(&f->out, frame, part, 4) < 0 || buf_add(&f->out, part_head, sizeof part_head) < 0)
+        abort();
+    put32(f->out.data + at, (uint32_t)(f->out.len - at - FRAME_HEAD + size)); /* its length */
+    front_linger(f, INT_MAX);
+    while (size && !f->deaf && f->socket >= 0) {
+        struct pollfd p = {.fd = f->socket, .events = POLLOUT};
+        ssize_t n = send_some(f->socket, file, size);
+        if (n > 0) {
+            size -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {
+            (void)poll(&p, 1, -1);
+        } else if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) {
+            f->deaf = 1; /* which is heard from it */
+        } else if (n == 0 || errno != EINTR) {
+            r = n < 0 ? err_errno(err, "read it") : err_set(err, ENODATA, "it became shorter meanwhile");
+            send_zeros(f, size);
+            size = 0;
+        }
+    }
+    return r;
 }
 
 /* Room for what is missing of the frame that has begun. -1 if it can never become valid. */

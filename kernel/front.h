@@ -46,6 +46,11 @@ void front_send(struct front *f, struct frame frame, const struct bytes *parts, 
 /* A message on a channel (conn.h), to a client or on iopub to all, 0. */
 void front_message(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4],
                    const struct bytes *buffers, size_t n);
+/* The same with one buffer, the next `size` bytes of a file: they go from the page cache, without a copy here, and this waits until
+ * they have gone. -1 with err set: the file cannot be read or has ended, and zeros went in place of what is missing.
+ * The caller ignores SIGPIPE. */
+int front_message_file(struct front *f, uint32_t client, uint32_t channel, const struct bytes part[static 4], int file,
+                       size_t size, struct err *err);
 void front_flush(struct front *f);
 /* As front_flush, but waits for at most so long. */
 void front_linger(struct front *f, int ms);

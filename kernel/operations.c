@@ -463,6 +463,7 @@ ask_agent(struct kernel *k, struct request *r, const struct operation *op, struc
         parents_add(&a->parents, r->slot, request_header(r), 1);
     if (strcmp(op->name, "exec.run") == 0) /* which says whether it was one of them */
         r->oom_kills = usage_oom_kills(k->box.usage);
+    request_forget_buffers(r); /* they are sent, or in what waits */
     queue_put(&a->open, r);
     a->count++;
     operations_start(k);

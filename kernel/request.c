@@ -31,8 +31,16 @@ request_free(struct request *r)
 }
 
 void
+request_forget_buffers(struct request *r)
+{
+    r->msg.buffers = 0;
+    r->frames.borrowed = 0;
+}
+
+void
 queue_put(struct request_queue *q, struct request *r)
 {
+    frames_keep(&r->frames);
     r->next = NULL;
     *(q->last ? &q->last->next : &q->first) = r;
     q->last = r;

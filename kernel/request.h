@@ -26,7 +26,7 @@ struct request {
     uint32_t slot;        /* its name on the other side of the wall; never 0 */
     enum channel channel;
     const struct request_type *type;
-    struct frames frames; /* owned; msg borrows from them */
+    struct frames frames; /* owned, buffers perhaps not yet (frames_keep()); msg borrows from them */
     struct wire_msg msg;
     /* execute_request only */
     int silent, store_history, allow_stdin, stop_on_error;
@@ -43,6 +43,8 @@ struct request {
 struct request *request_new(uint32_t slot, enum channel channel, const struct request_type *type,
                             struct frames *frames, const struct wire_msg *msg);
 void request_free(struct request *r);
+/* Its buffers have gone where they were to go. */
+void request_forget_buffers(struct request *r);
 
 static inline struct bytes
 request_header(const struct request *r)
@@ -58,6 +60,7 @@ request_content(const struct request *r)
 struct request_queue {
     struct request *first, *last;
 };
+/* Whoever keeps a request puts it into a queue: what it borrows is copied then. */
 void queue_put(struct request_queue *q, struct request *r);
 struct request *queue_take(struct request_queue *q); /* NULL when empty */
 struct request *queue_take_slot(struct request_queue *q, uint32_t slot); /* NULL: not in it */

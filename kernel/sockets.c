@@ -266,25 +266,50 @@ frames_recv(struct frames *f, void *socket)
 void
 frames_of_front(struct frames *f, const struct frame *from)
 {
-    size_t at = 0, n = 3, count = 0;
+    const size_t before = 3;
+    size_t at = 0, count = 0, copied = 0;
     struct bytes part;
     uint8_t *copy;
 
     while (frame_next(from, &at, &part))
-        count++;
-    *f = (struct frames){.bytes = calloc(3 + count, sizeof *f->bytes), .block = malloc(4 + from->length)};
+        if (count++ < WIRE_PARTS)
+            copied = at;
+    *f = (struct frames){.bytes = calloc(before + count, sizeof *f->bytes), .block = malloc(4 + copied)};
     if (!f->bytes || !f->block)
         abort();
     copy = f->block;
     put32(copy, from->slot);
-    if (from->length)
-        memcpy(copy + 4, from->payload, from->length);
-    f->bytes[0] = (struct bytes){copy, 4};
-    f->bytes[1] = BYTES(WIRE_DELIMITER);
-    f->bytes[2] = BYTES("");
-    for (at = 0; frame_next(from, &at, &part);)
-        f->bytes[n++] = (struct bytes){copy + 4 + (part.data - from->payload), part.len};
-    f->n = f->size = n;
+    if (copied)
+        memcpy(copy + 4, from->payload, copied);
+    f->bytes[f->n++] = (struct bytes){copy, 4};
+    f->bytes[f->n++] = BYTES(WIRE_DELIMITER);
+    f->bytes[f->n++] = BYTES("");
+    for (at = 0; frame_next(from, &at, &part); f->n++)
+        f->bytes[f->n] = (struct bytes){f->n < before + WIRE_PARTS ? copy + 4 + (part.data - from->payload) : part.data,
+                                        part.len};
+    f->size = f->n;
+    f->borrowed = count > WIRE_PARTS ? before + WIRE_PARTS : 0;
+}
+
+void
+frames_keep(struct frames *f)
+{
+    size_t size = 0;
+    uint8_t *at;
+
+    if (!f->borrowed)
+        return;
+    for (size_t i = f->borrowed; i < f->n; i++)
+        size += f->bytes[i].len;
+    f->kept = at = malloc(size ? size : 1);
+    if (!at)
+        abort();
+    for (size_t i = f->borrowed; i < f->n; at += f->bytes[i++].len) {
+        if (f->bytes[i].len)
+            memcpy(at, f->bytes[i].data, f->bytes[i].len);
+        f->bytes[i].data = at;
+    }
+    f->borrowed = 0;
 }
 
 void
@@ -293,6 +318,7 @@ frames_release(struct frames *f)
     for (size_t i = 0; !f->block && i < f->n; i++)
         zmq.msg_close(&f->msg[i]);
     free(f->block);
+    free(f->kept);
     free(f->msg);
     free(f->bytes);
     *f = (struct frames){0};

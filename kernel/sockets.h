@@ -33,9 +33,14 @@ struct frames {
     struct bytes *bytes; /* of each frame, borrowed from msg, or from `block` */
     size_t n, size;
     void *block; /* owned: of a message that came over the front (front.h); NULL: over ZeroMQ */
+    size_t borrowed; /* from this frame on they lie in what they were made of, until frames_keep(); 0: none does */
+    void *kept;  /* owned: of those */
 };
-/* A message of the front as one of ZeroMQ: the client as its identity, the delimiter, no signature. */
+/* A message of the front as one of ZeroMQ: the client as its identity, the delimiter, no signature. Buffers, which may be
+ * pieces of files, are borrowed. */
 void frames_of_front(struct frames *f, const struct frame *from);
+/* Copies what is borrowed. */
+void frames_keep(struct frames *f);
 /* Receives a whole message. 1, or 0 when nothing is there. */
 int frames_recv(struct frames *f, void *socket);
 void frames_release(struct frames *f);

@@ -922,7 +922,7 @@ def place(shared):
     return path
 
 
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 30 << 20])
+@pytest.mark.parametrize("size", [0, 1, (1 << 18) - 1, 1 << 18, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 30 << 20])
 def test_a_file_goes_in_and_out(shared, place, tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "a").write_bytes(data)
@@ -1055,6 +1055,42 @@ def test_a_copy_that_is_killed_leaves_the_old_file(shared, place, tmp_path):
     p.kill()
     p.wait()
     assert shared("exec", "work", "--", "cat", f"{place}/a") == "old"
+
+
+@pytest.fixture
+def copying(shared, place, tmp_path):
+    """A copy that takes long, over a file of three bytes, begun."""
+    shared("call", "work", "files.write", json.dumps({"path": f"{place}/a", "data": "old"}))
+    with open(tmp_path / "big", "wb") as f:
+        f.truncate(100 << 30)
+    p = shared.popen("cp", tmp_path / "big", f"work:{place}/a")
+    until(lambda: int(shared("exec", "work", "--", "sh", "-c", f"ls -A {place} | wc -l")) > 1)
+    yield p
+    p.kill()
+    p.communicate()
+
+
+def test_a_file_that_becomes_shorter_meanwhile_is_no_copy(shared, place, tmp_path, copying):
+    os.truncate(tmp_path / "big", 5000)
+    said = copying.communicate(timeout=conftest.TIMEOUT)[1].decode()
+    assert (copying.returncode, said) == (125, f"husk: copy '{tmp_path}/big': it became shorter meanwhile\n")
+    assert shared("exec", "work", "--", "sh", "-c", f"cat {place}/a; ls -A {place}") == "olda\n"
+
+
+def test_a_copy_whose_sandbox_ends_says_so(cli, tmp_path):
+    cli("create", "--name", "short")
+    with open(tmp_path / "big", "wb") as f:
+        f.truncate(100 << 30)
+    p = cli.popen("cp", tmp_path / "big", "short:a")
+    until(lambda: int(cli("exec", "short", "--", "sh", "-c", "ls -A | wc -l")) > 0)
+    cli("kill", "short")
+    said = p.communicate(timeout=conftest.TIMEOUT)[1].decode()
+    assert p.returncode == 125 and "kernel" in said
+
+
+def test_a_file_that_says_no_size_goes_in(shared, place):
+    shared("cp", "/proc/self/mounts", f"work:{place}/m")
+    assert "proc /proc" in shared("exec", "work", "--", "cat", f"{place}/m")
 
 
 COMPLETED = {
