@@ -296,6 +296,8 @@ take_reply(struct run *r, const struct message *m)
         r->exit_code = status_of_exit(value);
     else if (name && strcmp(name, "InterpreterDied") == 0)
         r->exit_code = status_of_death(value ? value : "");
+    else if ((status && strcmp(status, "aborted") == 0) || (name && strcmp(name, "ShuttingDown") == 0))
+        r->exit_code = CLI_FAILURE; /* the kernel ended; it says why */
     else
         r->exit_code = 1;
     if (r->timed_out)

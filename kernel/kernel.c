@@ -560,16 +560,16 @@ void
 kernel_register(struct kernel *k)
 {
     char id[16], file[PATH_MAX];
+    struct registry_entry entry = {.id = id, .name = k->options.name, .connection_file = file, .directory = k->directory,
+                                   .profile = k->options.profile ? k->options.profile : (char *)"notebook", .created = k->created};
     struct err err;
+    int r;
 
     snprintf(id, sizeof id, "%.12s", wire_session(k->wire));
-    if (!realpath(k->options.connection_file, file) ||
-        registry_put(&(struct registry_entry){
-                         .id = id, .name = k->options.name, .connection_file = file,
-                         .profile = k->options.profile ? k->options.profile : (char *)"notebook",
-                         .directory = k->directory, .created = k->created},
-                     &err) < 0) {
-        log_info("husk ls will not know this kernel"); /* nor would anybody remove a socket of it after a crash */
+    r = realpath(k->options.connection_file, file) ? registry_put(&entry, &err)
+                                                   : err_errno(&err, "find '%s'", k->options.connection_file);
+    if (r < 0) {
+        log_warning("commands will not find this kernel: %s", err.text); /* nor would anybody remove a socket of it after a crash */
         return;
     }
     k->registered = 1;

@@ -62,6 +62,14 @@ def spec_directory(directory, *options, name="husk", husk=HUSK):
     return pathlib.Path(directory) / "share" / "jupyter" / "kernels"
 
 
+def is_gone(pid):
+    """Or a zombie, whose parent looks for it when it likes: of an orphan that is the machine's own pid 1."""
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class Result:
     """What one request brought: the reply, and the iopub messages from busy to idle."""
 

@@ -499,3 +499,37 @@ def test_a_masked_proc_is_answered_with_docker_s_option(tmp_path):
     result = start("-f", connection(tmp_path), "--python", conftest.PYTHON, cwd=tmp_path,
                    command=["unshare", "-Urm", "sh", "-c", MASKED_PROC, "sh"])
     is_one_line(result, 78, "proc", "systempaths=unconfined")
+
+
+# --- a disk that is full
+
+FULL = ('mkdir -p "$1"; mount -t tmpfs -o size=64k none "$1"; chmod 700 "$1"; dd if=/dev/zero of="$1/fill" bs=4k 2>&1 | tail -n 1; '
+        'df --output=avail "$1" | grep -q " 0$"; shift; exec "$@"')
+AS_ROOT_INSIDE = ["unshare", "-Urm", "sh", "-ec"]
+
+
+def with_full(variable, tmp_path, *words):
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+           variable: str(tmp_path / "full")}
+    for name in ("state", "run"):
+        (tmp_path / name).mkdir(mode=0o700, exist_ok=True)
+    return subprocess.run([*AS_ROOT_INSIDE, FULL, "sh", tmp_path / "full", conftest.HUSK, *words], cwd=tmp_path, env=env,
+                          capture_output=True, text=True, timeout=conftest.TIMEOUT)
+
+
+@pytest.mark.parametrize("variable, words", [
+    ("XDG_RUNTIME_DIR", ("run", "-c", "print(1)")), ("XDG_RUNTIME_DIR", ("create",)),
+    ("XDG_STATE_HOME", ("run", "-c", "print(1)")), ("XDG_STATE_HOME", ("run", "-o", "json", "-c", "1")),
+], ids=["run", "create", "run on full state", "json"])
+def test_a_command_on_a_full_disk_says_so(tmp_path, variable, words):
+    done = with_full(variable, tmp_path, *words)
+    assert done.returncode == 125, (done.stdout, done.stderr)
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_kernel_on_a_full_runtime_directory_runs(make_kernel, tmp_path):
+    """Commands do not find it, and its clients lack nothing."""
+    (tmp_path / "full").mkdir()
+    kernel = make_kernel(within=(*AS_ROOT_INSIDE, FULL, "sh", str(tmp_path / "full")), env={"XDG_RUNTIME_DIR": str(tmp_path / "full")})
+    assert kernel.run("1 + 1").value == "2"
+    assert "No space left on device" in kernel.log.read_text()

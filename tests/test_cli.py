@@ -436,7 +436,7 @@ def test_an_entry_of_a_kernel_that_was_killed_is_none(cli):
     id = cli.create()
     (entry,) = json.loads(cli("ls", "-o", "json"))
     os.kill(entry["pid"], signal.SIGKILL)
-    assert until(lambda: not psutil.pid_exists(entry["pid"]))
+    assert until(lambda: conftest.is_gone(entry["pid"]))
     done = cli.run("info", id)
     assert done.returncode == 125 and b"there is no sandbox" in done.stderr, done
     assert cli("ls", "-o", "json") == "[]\n"

@@ -767,13 +767,6 @@ def find(k, command):
     return [pid for pid, name in descendants(k.pid).items() if name == command]
 
 
-def alive(pid):
-    with contextlib.suppress(OSError):
-        stat = open(f"/proc/{pid}/stat").read()
-        return stat[stat.rindex(")") + 2] != "Z"
-    return False
-
-
 def test_husk_network_has_given_up_what_it_can(net):
     pid, = find(net, "husk-network")
     status = dict(line.split(":\t", 1) for line in open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
@@ -790,9 +783,9 @@ def test_it_ends_with_the_kernel(servers, make_kernel, victim):
     network, = find(k, "husk-network")
     os.kill(find(k, victim)[0], signal.SIGKILL)
     end = time.monotonic() + 10
-    while alive(network) and time.monotonic() < end:
+    while not conftest.is_gone(network) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not alive(network)
+    assert conftest.is_gone(network)
 
 
 def test_without_it_a_sandbox_has_no_network_and_goes_on(servers, make_kernel):

@@ -69,7 +69,7 @@ def test_deaths_are_named_and_nothing_lives_on(tmp_path):
         child = int(kernel.run("import subprocess; subprocess.Popen(['sleep', '100'], start_new_session=True).pid").value)
         died = kernel.run("import os; os._exit(3)")
         assert died.ename == "InterpreterDied" and "exited with status 3" in died.evalue
-        assert kernel.run("6 * 7").value == "42" and not psutil.pid_exists(child)
+        assert kernel.run("6 * 7").value == "42" and conftest.is_gone(child)
         code = "import subprocess, os; subprocess.Popen(['sleep', '100'], start_new_session=True).pid, os.getpid()"
         alive = [psutil.Process(pid) for pid in eval(kernel.run(code).value)]
     finally:

@@ -20,7 +20,7 @@ import websocket
 from jupyter_client import BlockingKernelClient
 from jupyter_kernel_client import JupyterKernelClient
 
-from conftest import HUSK, PORTS, PYTHON, TIMEOUT
+from conftest import HUSK, PORTS, PYTHON, TIMEOUT, is_gone
 from serving import V1, Api, Server, kernel, server, wait_until  # noqa: F401 (fixtures)
 
 FORMS = {"legacy": None, "v1": [V1]}
@@ -44,13 +44,6 @@ def make_server():
     yield make
     for s in made:
         s.stop()
-
-
-def is_gone(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def children(pid):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Time limits of a cell, and cells that do not hear an interrupt."""
 
+import glob
 import time
 
 DEAF = """
+import glob
 import time
 while True:
     try:
@@ -76,3 +78,21 @@ def test_an_interpreter_whose_cell_does_not_hear_interrupts_is_replaced_if_wante
     time.sleep(1)
     kernel.interrupt()
     assert kernel.result(msg_id).ename == "KeyboardInterrupt"  # who hears keeps everything
+
+
+def test_a_clock_that_jumps_moves_dates_and_nothing_else(make_kernel, tmp_path):
+    """The clock of the day is a faked one for the supervisor and its broker; no time-out is measured by it."""
+    library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")[0]
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    kernel = make_kernel("--idle-timeout", "3600", "--lifetime", "3600", "--cell-timeout", "600", within=(
+        "env", f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={clock}", "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"))
+    for jump, year in (("+30y", 30), ("-20y", -20), ("+0", 0)):
+        msg_id = kernel.begin("import time; time.sleep(0.5); print('and goes on')")
+        clock.write_text(jump)
+        result = kernel.result(msg_id)
+        assert result.status == "ok" and result.stdout.endswith("and goes on\n")
+        assert abs(result.message["header"]["date"].year - time.gmtime().tm_year - year) <= 1
+        assert kernel.run("1 + 1").value == "2"
+        assert kernel.control("kernel_info_request")["content"]["status"] == "ok"
+    assert kernel.interrupt()["content"]["status"] == "ok"
