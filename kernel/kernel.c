@@ -451,6 +451,10 @@ open_sockets(struct kernel *k, int *ret_exit, struct err *err)
         return sockets_listen(&k->conn, k->doors, err);
     if (registers)
         memset(k->conn.port, 0, sizeof k->conn.port);
+    if (wire_prepare(k->wire, err) < 0) {
+        *ret_exit = EXIT_SYSTEM;
+        return -1;
+    }
     if (sockets_open(&k->conn, NULL, &k->sockets, ret_exit, err) < 0)
         return -1;
     conn_forget_curve(&k->conn);
@@ -782,7 +786,7 @@ open_doors(struct kernel *k)
     int unused;
     struct err err;
 
-    if (sockets_open(&k->conn, k->doors, &k->sockets, &unused, &err) < 0) {
+    if (wire_prepare(k->wire, &err) < 0 || sockets_open(&k->conn, k->doors, &k->sockets, &unused, &err) < 0) {
         log_warning("nobody can speak to this kernel over ZeroMQ: %s", err.text);
         for (int c = 0; c < CHANNELS; c++)
             fd_close(&k->doors[c]);

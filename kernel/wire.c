@@ -2,17 +2,18 @@
 #include "kernel/wire.h"
 
 #include <errno.h>
-#include <openssl/evp.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
+#include "kernel/crypto.h"
 #include "wall/frame.h"
 
 #define DIGEST_MAX EVP_MAX_MD_SIZE
 #define BLOCK_MAX 128 /* bytes: the block of sha384 and sha512 */
+#define KEY_HASH crypto_generichash_BYTES
 
 /* Signatures seen: a ring of digests for their order, and a hash table over it. */
 struct replays {
@@ -22,10 +23,21 @@ struct replays {
     uint32_t next;
 };
 
+/* What a scheme signs with. */
+struct scheme {
+    const char *name;
+    size_t digest, block; /* bytes */
+};
+static const struct scheme schemes[] = {{"hmac-md5", 16, 64},    {"hmac-sha1", 20, 64},    {"hmac-sha224", 28, 64},
+                                        {"hmac-sha256", 32, 64}, {"hmac-sha384", 48, 128}, {"hmac-sha512", 64, 128}};
+
 struct wire {
-    EVP_MD_CTX *inner, *outer; /* states after the key's two blocks (RFC 2104) */
+    const struct scheme *scheme;
+    uint8_t *key; /* until it is in the states */
+    size_t key_len;
+    uint8_t shown[KEY_HASH];   /* by which the key is known again */
+    EVP_MD_CTX *inner, *outer; /* states after the key's two blocks (RFC 2104); NULL: not needed yet */
     EVP_MD_CTX *work;
-    const EVP_MD *md;
     size_t digest; /* bytes; 0 without a key */
     struct sender sender;
     struct replays replays;
@@ -33,79 +45,119 @@ struct wire {
 
 /*** The key ***/
 
+static void
+forget_key(struct wire *w)
+{
+    if (w->key)
+        sodium_memzero(w->key, w->key_len);
+    free(w->key);
+    w->key = NULL;
+}
+
+static void
+hash_key(struct bytes key, uint8_t ret[static KEY_HASH])
+{
+    (void)crypto_generichash(ret, KEY_HASH, key.data, key.len, NULL, 0); /* which cannot fail with these sizes */
+}
+
 /* RFC 2104 with the two key blocks hashed once: each message then costs its own length and two
  * blocks. libcrypto because it uses the SHA instructions of the machine. */
-static int
-set_key(struct wire *w, const EVP_MD *md, const uint8_t *key, size_t len, struct err *err)
+int
+wire_prepare(struct wire *w, struct err *err)
 {
-    size_t block = (size_t)EVP_MD_block_size(md);
+    size_t block = w->scheme->block;
     uint8_t pad[2][BLOCK_MAX] = {{0}};
-    unsigned int hashed = 0;
+    const EVP_MD *md;
     int ok = 1;
 
-    if (len > block)
-        ok = EVP_Digest(key, len, pad[0], &hashed, md, NULL);
+    if (!w->digest || w->work)
+        return 0;
+    if (crypto_load(err) < 0)
+        return -1;
+    md = crypto.get_digestbyname(w->scheme->name + strlen("hmac-"));
+    if (!md)
+        return err_set(err, ENOTSUP, "libcrypto has no %s", w->scheme->name);
+    if (w->key_len > block)
+        ok = crypto.Digest(w->key, w->key_len, pad[0], NULL, md, NULL);
     else
-        memcpy(pad[0], key, len);
+        memcpy(pad[0], w->key, w->key_len);
     memcpy(pad[1], pad[0], block);
     for (size_t i = 0; i < block; i++) {
         pad[0][i] ^= 0x36;
         pad[1][i] ^= 0x5c;
     }
-    w->inner = EVP_MD_CTX_new();
-    w->outer = EVP_MD_CTX_new();
-    w->work = EVP_MD_CTX_new();
-    ok = ok && w->inner && w->outer && w->work && EVP_DigestInit_ex(w->inner, md, NULL) &&
-         EVP_DigestUpdate(w->inner, pad[0], block) && EVP_DigestInit_ex(w->outer, md, NULL) &&
-         EVP_DigestUpdate(w->outer, pad[1], block);
+    w->inner = crypto.MD_CTX_new();
+    w->outer = crypto.MD_CTX_new();
+    w->work = crypto.MD_CTX_new();
+    ok = ok && w->inner && w->outer && w->work && crypto.DigestInit_ex(w->inner, md, NULL) &&
+         crypto.DigestUpdate(w->inner, pad[0], block) && crypto.DigestInit_ex(w->outer, md, NULL) &&
+         crypto.DigestUpdate(w->outer, pad[1], block);
     sodium_memzero(pad, sizeof pad);
-    w->md = md;
-    w->digest = (size_t)EVP_MD_size(md);
-    return ok ? 0 : err_set(err, ENOTSUP, "libcrypto refuses digest '%s'", EVP_MD_name(md));
+    if (!ok)
+        return err_set(err, ENOTSUP, "libcrypto refuses %s", w->scheme->name);
+    forget_key(w);
+    return 0;
 }
 
 static void
 release_key(struct wire *w)
 {
-    EVP_MD_CTX_free(w->inner); /* wipes its state */
-    EVP_MD_CTX_free(w->outer);
-    EVP_MD_CTX_free(w->work);
+    forget_key(w);
+    if (!crypto.MD_CTX_free)
+        return;
+    crypto.MD_CTX_free(w->inner); /* wipes its state */
+    crypto.MD_CTX_free(w->outer);
+    crypto.MD_CTX_free(w->work);
 }
 
 static void
 digest(struct wire *w, const struct bytes part[static WIRE_PARTS], uint8_t into[static DIGEST_MAX])
 {
+    struct err unused;
     unsigned int len;
 
-    EVP_MD_CTX_copy_ex(w->work, w->inner);
+    if (wire_prepare(w, &unused) < 0)
+        abort(); /* whoever has sockets has prepared it */
+    crypto.MD_CTX_copy_ex(w->work, w->inner);
     for (int i = 0; i < WIRE_PARTS; i++)
-        EVP_DigestUpdate(w->work, part[i].data, part[i].len);
-    EVP_DigestFinal_ex(w->work, into, &len);
-    EVP_MD_CTX_copy_ex(w->work, w->outer);
-    EVP_DigestUpdate(w->work, into, len);
-    EVP_DigestFinal_ex(w->work, into, &len);
+        crypto.DigestUpdate(w->work, part[i].data, part[i].len);
+    crypto.DigestFinal_ex(w->work, into, &len);
+    crypto.MD_CTX_copy_ex(w->work, w->outer);
+    crypto.DigestUpdate(w->work, into, len);
+    crypto.DigestFinal_ex(w->work, into, &len);
 }
 
-static const EVP_MD *
-find_digest(const char *scheme)
+static const struct scheme *
+find_scheme(const char *name)
 {
-    static const char *const known[] = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512"};
-
-    if (strncmp(scheme, "hmac-", 5) != 0)
-        return NULL;
-    for (size_t i = 0; i < countof(known); i++)
-        if (strcmp(scheme + 5, known[i]) == 0)
-            return EVP_get_digestbyname(known[i]);
+    for (size_t i = 0; i < countof(schemes); i++)
+        if (strcmp(name, schemes[i].name) == 0)
+            return &schemes[i];
     return NULL;
+}
+
+static int
+take_key(struct wire *w, const struct scheme *scheme, struct bytes key)
+{
+    w->scheme = scheme;
+    w->digest = key.len ? scheme->digest : 0;
+    if (!key.len)
+        return 0;
+    if (!(w->key = malloc(key.len)))
+        return -1;
+    memcpy(w->key, key.data, key.len);
+    w->key_len = key.len;
+    hash_key(key, w->shown);
+    return 0;
 }
 
 struct wire *
 wire_new(const char *scheme, const void *key, size_t len, struct err *err)
 {
-    const EVP_MD *md = find_digest(scheme);
+    const struct scheme *found = find_scheme(scheme);
     struct wire *w;
 
-    if (!md) {
+    if (!found) {
         err_set(err, ENOTSUP,
                 "signature scheme '%s' is not one of hmac-md5, -sha1, -sha224, -sha256, -sha384, "
                 "-sha512", scheme);
@@ -114,12 +166,9 @@ wire_new(const char *scheme, const void *key, size_t len, struct err *err)
     w = calloc(1, sizeof *w);
     if (!w || !(w->replays.ring = calloc(WIRE_REPLAYS, sizeof *w->replays.ring)) ||
         !(w->replays.bucket = calloc(WIRE_REPLAYS, sizeof *w->replays.bucket)) ||
-        !(w->replays.chain = calloc(WIRE_REPLAYS, sizeof *w->replays.chain))) {
+        !(w->replays.chain = calloc(WIRE_REPLAYS, sizeof *w->replays.chain)) ||
+        take_key(w, found, (struct bytes){key, len}) < 0) {
         err_errno(err, "make room for signatures");
-        wire_free(w);
-        return NULL;
-    }
-    if (len && set_key(w, md, key, len, err) < 0) {
         wire_free(w);
         return NULL;
     }
@@ -200,23 +249,14 @@ verify(struct wire *w, struct bytes sig, const struct bytes part[static WIRE_PAR
 }
 
 int
-wire_is_key(struct wire *w, struct bytes key)
+wire_is_key(const struct wire *w, struct bytes key)
 {
-    struct wire other = {0};
-    const struct bytes nothing[WIRE_PARTS] = {{0}};
-    uint8_t right[DIGEST_MAX], shown[DIGEST_MAX];
-    struct err unused;
-    int same = 0;
+    uint8_t shown[KEY_HASH];
 
     if (!w->digest)
         return 1;
-    if (set_key(&other, w->md, key.data, key.len, &unused) == 0) {
-        digest(w, nothing, right);
-        digest(&other, nothing, shown);
-        same = sodium_memcmp(right, shown, w->digest) == 0;
-    }
-    release_key(&other);
-    return same;
+    hash_key(key, shown);
+    return sodium_memcmp(w->shown, shown, sizeof shown) == 0;
 }
 
 int

@@ -20,6 +20,9 @@ struct wire; /* key, session, counters */
 /* Takes the key; the caller may forget its own. scheme: "hmac-NAME" with a digest of libcrypto
  * that is in use (md5, sha1, sha224, sha256, sha384, sha512). */
 struct wire *wire_new(const char *scheme, const void *key, size_t len, struct err *err);
+/* Loads what signatures are made with, and forgets the key itself. To be called before there are sockets: where it has
+ * not been, the first signature does it, and aborts where this says why not. */
+int wire_prepare(struct wire *wire, struct err *err);
 void wire_free(struct wire *wire);
 
 const char *wire_session(const struct wire *wire);
@@ -45,4 +48,4 @@ size_t wire_sign(struct wire *wire, const struct bytes part[static WIRE_PARTS],
 int wire_check(struct wire *wire, struct bytes signature, struct bytes part, struct err *err);
 
 /* Whether this is the key: for who shows it, instead of signing with it. True without one. */
-int wire_is_key(struct wire *wire, struct bytes key);
+int wire_is_key(const struct wire *wire, struct bytes key);

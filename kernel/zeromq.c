@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "kernel/zeromq.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 
 #include "base/base.h"
+#include "kernel/library.h"
 
 #define LIBRARY "libzmq.so.5" /* of the interface that zmq.h of version 4 describes */
 #define ITEMS 64
@@ -15,19 +15,17 @@ struct zeromq zmq;
 int
 zeromq_load(struct err *err)
 {
-    struct zeromq found;
-    void *library;
+    static struct zeromq found;
+    static const struct library_call calls[] = {
+#define X(name) {"zmq_" #name, (void **)&found.name},
+        ZEROMQ_CALLS(X)
+#undef X
+    };
 
     if (zmq.socket)
         return 0;
-    library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        return err_set(err, ENOENT, "load ZeroMQ: %s", dlerror());
-#define X(name)                                                              \
-    if (!(*(void **)&found.name = dlsym(library, "zmq_" #name)))             \
-        return err_set(err, ENOSYS, LIBRARY " has no zmq_" #name "()");
-    ZEROMQ_CALLS(X)
-#undef X
+    if (library_load(LIBRARY, calls, countof(calls), err) < 0)
+        return -1;
     zmq = found;
     return 0;
 }

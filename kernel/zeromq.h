@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * zeromq.h: the calls of libzmq that husk makes, loaded when the first socket is opened.
+ * zeromq.h: the calls of libzmq that husk makes, loaded when the first socket is opened (library.h).
  *
- * libzmq brings 17 other libraries along: 2.3 ms of processor time and 0.7 MB in each process. A kernel that only a
- * server or a command speaks to never has them, and another one loads them while its sandbox is built. Between
- * zeromq_load() and the end nothing is unloaded.
+ * libzmq brings 17 other libraries along: 2.3 ms of processor time and 0.7 MB in each process.
  */
 #pragma once
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "serve/upgrade.h"
 
-#include <openssl/sha.h>
+#include <gnutls/crypto.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#define SHA1_BYTES 20
 #define GUID "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" /* RFC 6455, 4.2.2 */
 
 struct pending {
@@ -74,14 +75,13 @@ upgrade_answer(struct exchange *x, const char *protocol, void (*fn)(void *of, st
 {
     struct pending *p = malloc(sizeof *p);
     struct MHD_Response *r = p ? MHD_create_response_for_upgrade(on_upgraded, p) : NULL;
-    uint8_t digest[SHA_DIGEST_LENGTH];
+    uint8_t digest[SHA1_BYTES];
     char text[128], accept[64];
 
-    if (!r)
+    snprintf(text, sizeof text, "%s" GUID, exchange_header(x, "Sec-WebSocket-Key"));
+    if (!r || gnutls_hash_fast(GNUTLS_DIG_SHA1, text, strlen(text), digest) < 0)
         abort();
     *p = (struct pending){fn, of};
-    snprintf(text, sizeof text, "%s" GUID, exchange_header(x, "Sec-WebSocket-Key"));
-    SHA1((uint8_t *)text, strlen(text), digest);
     sodium_bin2base64(accept, sizeof accept, digest, sizeof digest, sodium_base64_VARIANT_ORIGINAL);
     response_header(r, "Upgrade", "websocket");
     response_header(r, "Sec-WebSocket-Accept", accept);

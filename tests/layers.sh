@@ -69,9 +69,9 @@ links husk-ports libc ld-linux-x86-64 $sanitizers
 links husk-scope libc libsystemd ld-linux-x86-64 $sanitizers
 links husk-docker libc libcurl libjansson ld-linux-x86-64 $sanitizers
 links husk-unpack libc libarchive libjansson libcrypto ld-linux-x86-64 $sanitizers
-links husk-serve libc libmicrohttpd libgnutls libwslay libsodium libcrypto libjansson ld-linux-x86-64 $sanitizers
+links husk-serve libc libmicrohttpd libgnutls libwslay libsodium libjansson ld-linux-x86-64 $sanitizers
 links _husk.abi3.so libc ld-linux-x86-64
-links husk-kernel libc libjansson libsodium libcrypto libsqlite3 ld-linux-x86-64 $sanitizers
+links husk-kernel libc libjansson libsodium libsqlite3 ld-linux-x86-64 $sanitizers
 links husk-launch libc libjansson libsodium libcrypto ld-linux-x86-64 $sanitizers
 links husk libc libjansson libsodium ld-linux-x86-64 $sanitizers
 exit $status

@@ -230,6 +230,23 @@ without_a_key_nothing_is_signed_or_checked(void **state)
     wire_free(w);
 }
 
+/* The key itself is forgotten when signatures can be made. */
+static void
+the_key_is_known_again_before_and_after_it_is_in_use(void **state)
+{
+    struct wire *w = new_wire("hmac-sha256", "key");
+    struct err err;
+
+    for (int i = 0; i < 2; i++) {
+        assert_true(wire_is_key(w, BYTES("key")));
+        assert_false(wire_is_key(w, BYTES("kez")));
+        assert_false(wire_is_key(w, BYTES("key ")));
+        assert_false(wire_is_key(w, BYTES("")));
+        assert_int_equal(wire_prepare(w, &err), 0);
+    }
+    wire_free(w);
+}
+
 static void
 headers_are_unique_and_dated(void **state)
 {
@@ -289,6 +306,7 @@ main(void)
         cmocka_unit_test(a_replay_is_refused_and_a_forgery_blocks_nothing),
         cmocka_unit_test(the_ring_of_signatures_is_bounded_and_exact),
         cmocka_unit_test(without_a_key_nothing_is_signed_or_checked),
+        cmocka_unit_test(the_key_is_known_again_before_and_after_it_is_in_use),
         cmocka_unit_test(headers_are_unique_and_dated),
         cmocka_unit_test(headers_say_what_they_should),
     };
