@@ -24,7 +24,10 @@ fail(const struct call *c, const char *what, const char *path)
 {
     struct err err;
 
-    err_errno(&err, "%s '%s'", what, path);
+    if (errno == ENXIO) /* ours, see op_errors.def; the C library's text is about devices */
+        err_set(&err, ENXIO, "%s '%s': Not a regular file", what, path);
+    else
+        err_errno(&err, "%s '%s'", what, path);
     refuse(c->slot, &err);
 }
 

@@ -53,7 +53,7 @@ process_spawn(char *const argv[], char *const environment[], const struct proces
     posix_spawnattr_setsigdefault(&attr, &ignored);
     posix_spawnattr_setflags(&attr, (short)(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
                                             (session == PROCESS_OF_ITS_OWN ? POSIX_SPAWN_SETSID : 0)));
-    r = posix_spawn(&pid, argv[0], &actions, &attr, argv, environment);
+    r = posix_spawnp(&pid, argv[0], &actions, &attr, argv, environment);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attr);
     errno = r;

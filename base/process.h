@@ -29,7 +29,7 @@ struct process_fd {
 
 enum process_session { PROCESS_OURS, PROCESS_OF_ITS_OWN }; /* setsid(2): signals of our terminal are ours */
 
-/* argv[0] is the path of the program. No signal is blocked for it, and SIGPIPE not ignored. What
+/* argv[0] is the path of the program, or a name that is looked up in PATH. No signal is blocked for it, and SIGPIPE not ignored. What
  * is not listed and has no FD_CLOEXEC it inherits. On failure *ret is untouched; errno as well as err. */
 int process_spawn(char *const argv[], char *const environment[], const struct process_fd *fds,
                   enum process_session session, pid_t *ret, struct err *err);

@@ -37,7 +37,7 @@ void client_close(struct client *c);
  * (agent.h): it has its lease. */
 void client_let_live(struct client *c);
 
-/* Sends a request; the msg_id, without quotes, is put into `id` if that is not NULL. */
+/* Sends a request; the msg_id, without quotes, is put into `id`. */
 int client_send(struct client *c, enum channel channel, const char *type, struct bytes content,
                 const struct bytes *buffers, size_t n, char id[static 80], struct err *err);
 /* With one buffer, the next `size` bytes of a file; -1 as front_message_file(). */

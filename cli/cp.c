@@ -431,6 +431,8 @@ receive_entry(struct copy *c, struct bytes entry, const char *from, int dir, con
             return err_errno(err, "replace '%s'", name);
         return symlinkat(target, dir, name) < 0 ? err_errno(err, "make '%s'", name) : 0;
     }
+    if (depth == 0)
+        return err_set(err, EINVAL, "'%s' is a %s: neither a file nor a directory", from, type ? type : "thing");
     fprintf(stderr, "husk: '%s' is a %s, and left out\n", from, type ? type : "thing");
     return 0;
 }

@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "kernel/exits.h"
 #include "kernel/paths.h"
 #include "wall/agent.h"
@@ -545,14 +547,81 @@ port_command(int argc, char **argv)
 
 /*** attach ***/
 
+static const char attach_usage[] =
+    "usage: husk attach ID\n"
+    "\n"
+    "A console on its kernel: jupyter console, which must be installed. Ctrl-C interrupts the cell that runs; the\n"
+    "console says then that it cannot do so itself. Ctrl-D leaves, and the sandbox stays; exit ends it.\n"
+    "\n"
+    "  husk attach work\n";
+
+/* jupyter console interrupts only kernels that it has started. */
+static void
+interrupt_kernel(const struct registry_entry *e)
+{
+    struct client c = CLIENT_NONE;
+    struct err err;
+    char id[80];
+
+    if (client_open(e, &c, &err) < 0 || client_send(&c, CONTROL, "interrupt_request", BYTES("{}"), NULL, 0, id, &err) < 0)
+        failed(&err);
+    client_close(&c);
+}
+
+/* Until the console ends: its exit code. Ctrl-C reaches both of us. */
+static int
+stay_beside(const struct registry_entry *e, pid_t console, int pidfd, int signals)
+{
+    int status;
+
+    for (;;) {
+        struct pollfd p[] = {{.fd = pidfd, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+        struct signalfd_siginfo info;
+        if (poll(p, countof(p), -1) < 0)
+            continue;
+        if (p[0].revents)
+            break;
+        if (read(signals, &info, sizeof info) != sizeof info)
+            continue;
+        if (info.ssi_signo == SIGINT)
+            interrupt_kernel(e);
+        else
+            kill(console, (int)info.ssi_signo);
+    }
+    while (waitpid(console, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int
+attach(const struct registry_entry *e, int *ret_code, struct err *err)
+{
+    char *const argv[] = {(char *)"jupyter", (char *)"console", (char *)"--existing", e->connection_file, NULL};
+    scoped(fd_close) int signals = -1, pidfd = -1;
+    pid_t console;
+
+    if (process_signals(&signals, err) < 0)
+        return -1;
+    if (process_spawn(argv, environ, (struct process_fd[]){PROCESS_END}, PROCESS_OURS, &console, err) < 0)
+        return err_wrap(err, "'jupyter console' (pip install jupyter-console)");
+    pidfd = (int)syscall(SYS_pidfd_open, console, 0);
+    if (pidfd < 0) {
+        kill(console, SIGTERM);
+        return err_errno(err, "watch 'jupyter console'");
+    }
+    *ret_code = stay_beside(e, console, pidfd, signals);
+    return 0;
+}
+
 int
 attach_command(int argc, char **argv)
 {
     struct registry_list list;
     const struct registry_entry *e;
     struct err err;
+    int code = EXIT_OK, r = -1;
 
-    if (wants_help(argc, argv, "usage: husk attach ID\n\nA console on its kernel (jupyter console, which must be installed).\n"))
+    if (wants_help(argc, argv, attach_usage))
         return EXIT_OK;
     if (argc != 1) {
         fputs("husk: say which sandbox; see husk ls\n", stderr);
@@ -561,10 +630,8 @@ attach_command(int argc, char **argv)
     if (registry_read(&list, &err) < 0)
         return failed(&err);
     e = registry_find(&list, argv[0], &err);
-    if (e) {
-        execlp("jupyter", "jupyter", "console", "--existing", e->connection_file, (char *)NULL);
-        err_errno(&err, "start 'jupyter console' (pip install jupyter-console)");
-    }
+    if (e)
+        r = attach(e, &code, &err);
     registry_release(&list);
-    return failed(&err);
+    return r < 0 ? failed(&err) : code;
 }

@@ -800,35 +800,74 @@ def test_a_shell_on_a_terminal(shared):
     assert t.close() == t.before  # as it was
 
 
-def test_a_shell_under_tmux(shared, tmp_path):
+class Tmux:
     """As a person sees it: a terminal of another's making, which says what is on its screen."""
-    ended = tmp_path / "ended"
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        def tmux(*words):
-            done = subprocess.run(["tmux", "-S", f"{place}/s", "-f", "/dev/null", *words], capture_output=True, text=True,
-                                  timeout=conftest.TIMEOUT, env={**shared.env, "LANG": "C.UTF-8", "SHELL": "/bin/sh"})
-            assert done.returncode == 0, done
-            return done.stdout
 
-        def shows(pattern):
-            return until(lambda: re.search(pattern, tmux("capture-pane", "-p")))
+    def __init__(self, cli, place, *words, **env):
+        self.ended = place / "ended"
+        self.directory = tempfile.TemporaryDirectory(dir="/tmp")
+        self.env = {**cli.env, "LANG": "C.UTF-8", "SHELL": "/bin/sh", **env}
+        command = f"{shlex.join(cli.argv(*words))}; echo $? > {shlex.quote(str(self.ended))}; read wait"
+        self("new-session", "-d", "-x", "90", "-y", "30", f"trap : INT; {command}")  # Ctrl-C reaches this shell as well
 
-        husk = shlex.join(shared.argv("exec", "-it", "-e", "PS1=ready> ", "work", "--", "bash", "--norc"))
-        tmux("new-session", "-d", "-x", "90", "-y", "30", f"{husk}; echo $? > {shlex.quote(str(ended))}; read wait")
-        try:
-            shows(r"^ready>")
-            tmux("send-keys", "stty sizes", "BSpace", "Enter")
-            shows(r"\n30 90\n")
-            tmux("resize-window", "-x", "70", "-y", "20")
-            tmux("send-keys", "clear; until stty size | grep '20 70'; do sleep 0.1; done", "Enter")
-            shows(r"^20 70\nready>")
-            tmux("send-keys", "-l", "clear; printf '\\033[5;9H%s\\n' grüße")
-            tmux("send-keys", "Enter")
-            shows(r"^\n\n\n\n {8}grüße\nready>")
-            tmux("send-keys", "exit 5", "Enter")
-            assert until(lambda: ended.exists() and ended.read_text()) == "5\n"
-        finally:
-            tmux("kill-server")
+    def __call__(self, *words):
+        done = subprocess.run(["tmux", "-S", f"{self.directory.name}/s", "-f", "/dev/null", *words], capture_output=True, text=True,
+                              timeout=conftest.TIMEOUT, env=self.env)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def keys(self, *keys):
+        self("send-keys", *keys)
+
+    def shows(self, pattern):
+        return until(lambda: re.search(pattern, self("capture-pane", "-p")))
+
+    def code(self):
+        return int(until(lambda: self.ended.exists() and self.ended.read_text()))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self("kill-server")
+        self.directory.cleanup()
+
+
+def test_a_shell_under_tmux(shared, tmp_path):
+    with Tmux(shared, tmp_path, "exec", "-it", "-e", "PS1=ready> ", "work", "--", "bash", "--norc") as tmux:
+        tmux.shows(r"^ready>")
+        tmux.keys("stty sizes", "BSpace", "Enter")
+        tmux.shows(r"\n30 90\n")
+        tmux("resize-window", "-x", "70", "-y", "20")
+        tmux.keys("clear; until stty size | grep '20 70'; do sleep 0.1; done", "Enter")
+        tmux.shows(r"^20 70\nready>")
+        tmux.keys("-l", "clear; printf '\\033[5;9H%s\\n' grüße")
+        tmux.keys("Enter")
+        tmux.shows(r"^\n\n\n\n {8}grüße\nready>")
+        tmux.keys("exit 5", "Enter")
+        assert tmux.code() == 5
+
+
+def test_a_console_is_attached_and_interrupts(shared, tmp_path):
+    scripts = pathlib.Path(conftest.PYTHON).parent
+    with Tmux(shared, tmp_path, "attach", "work", PATH=f"{scripts}:{os.environ['PATH']}") as tmux:
+        tmux.shows(r"In \[\d+\]:")
+        tmux.keys("import time; print('be' + 'gun'); time.sleep(100)", "Enter")
+        tmux.shows(r"\nbegun")
+        tmux.keys("C-c")
+        tmux.shows(r"\nKeyboardInterrupt.*\s+In \[\d+\]:")  # what is typed before the prompt is there is thrown away
+        tmux.keys("6 * 7", "Enter")
+        tmux.shows(r"Out\[\d+\]: 42\s+In \[\d+\]:")
+        tmux.keys("C-d")
+        tmux.shows(r"exit \(\[y\]/n\)")
+        tmux.keys("y", "Enter")
+        assert tmux.code() == 0
+    assert shared("exec", "work", "--", "echo", "stays") == "stays\n"
+
+
+def test_no_console_is_installed(shared):
+    done = shared.run("attach", "work", env={**shared.env, "PATH": "/nowhere"})
+    assert done.returncode == 125 and b"pip install jupyter-console" in done.stderr
 
 
 def test_the_end_of_a_terminal_is_passed_on(shared):
@@ -1003,6 +1042,11 @@ def test_hostile_names_come_out_as_names(shared, place, tmp_path):
     assert (tmp_path / "h/mode").stat().st_mode & 0o7777 == 0o751
     assert b"\x1b" not in done.stderr
     assert done.stderr.count(b"left out") == 2
+    done = shared.run("cp", "work:/dev/null", tmp_path / "null")
+    assert done.returncode == 125 and b"neither a file nor a directory" in done.stderr
+    (tmp_path / "file").write_text("x")
+    done = shared.run("cp", tmp_path / "file", "work:/dev/null")
+    assert done.returncode == 125 and b"'/dev/null': Not a regular file" in done.stderr
 
 
 def test_a_link_of_the_host_is_not_followed_below(shared, place, tmp_path):
