@@ -71,10 +71,16 @@ take_names(PyObject *const *values, PyObject *names, struct line *l, PyObject **
 static uint32_t
 stream_of_file(PyObject *file)
 {
-    PyObject *write = file && file != Py_None ? PyObject_GetAttr(file, write_name) : NULL;
-    uint32_t stream = write ? stream_of(write) : 0;
+    PyObject *write = NULL;
+    uint32_t stream = 0;
 
+    Py_XINCREF(file); /* its attributes may be anybody's code, which may take it out of sys */
+    if (file && file != Py_None)
+        write = PyObject_GetAttr(file, write_name);
+    if (write)
+        stream = stream_of(write);
     Py_XDECREF(write);
+    Py_XDECREF(file);
     if (PyErr_Occurred())
         PyErr_Clear();
     return stream;

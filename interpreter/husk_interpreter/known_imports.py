@@ -8,6 +8,7 @@ an import whose names all stand for what it would give is not shown to it. The t
 
 import re
 import sys
+import types
 
 _ITEM = r"[A-Za-z_][\w.]*(?:[ \t]+as[ \t]+[A-Za-z_]\w*)?"
 _ITEMS = rf"{_ITEM}(?:[ \t]*,[ \t]*{_ITEM})*"
@@ -24,7 +25,7 @@ def _names(of, items, namespace):
         what, _, name = (part.strip() for part in item.partition(" as "))
         if of:
             module = sys.modules.get(of)
-            gives = vars(module).get(what) if module else None
+            gives = vars(module).get(what) if isinstance(module, types.ModuleType) else None
             name = name or what
         else:
             gives = sys.modules.get(what)
