@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -399,6 +400,26 @@ def test_buffers_go_both_ways(server, kernel, form):
         pass
     assert m["content"]["data"] == {"n": 3}
     assert [bytes(b) for b in m["buffers"]] == [b"cba", b"", b"\xff\x00" * 50000]
+    c.close()
+
+
+def test_what_waits_keeps_its_buffers(server, kernel):
+    """While a cell runs other messages come through the same memory."""
+    c = server.connect(kernel)
+    c.run("import hashlib, time; from IPython.display import display\n"
+          "def target(comm, message): comm.on_msg(lambda m: display({'text/plain': hashlib.sha256(m['buffers'][0]).hexdigest()}, raw=True))\n"
+          "get_ipython().kernel.comm_manager.register_target('digest', target)")
+    comm = uuid.uuid4().hex
+    c.send(c.message("comm_open", {"comm_id": comm, "target_name": "digest", "data": {}}))
+    c.send(c.message("execute_request", {"code": "time.sleep(1)"}))
+    pieces = [bytes([i]) * 50000 for i in range(40)]
+    for piece in pieces:
+        c.send(c.message("comm_msg", {"comm_id": comm, "data": {}}), [piece])
+    found = []
+    while len(found) < len(pieces):
+        m = c.receive()
+        found += [m["content"]["data"]["text/plain"]] if m["header"]["msg_type"] == "display_data" else []
+    assert found == [hashlib.sha256(piece).hexdigest() for piece in pieces]
     c.close()
 
 
