@@ -369,7 +369,7 @@ def test_a_cell_that_awaits_gets_the_answer_of_a_widget(kernel, subshells, besid
 import asyncio, threading
 answer = asyncio.get_running_loop().create_future()
 widget.on_msg(lambda m: answer.set_result((m['content']['data']['value'], threading.get_ident())))
-widget.send({'question': 1})
+asyncio.get_running_loop().call_later(0.1, widget.send, {'question': 1})  # when it awaits
 value, thread = await answer
 assert thread == threading.get_ident()
 value
